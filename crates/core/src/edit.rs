@@ -1,0 +1,275 @@
+use std::collections::BTreeMap;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{EditRequest, Error, Fingerprint, LanguageModel, Matrix, ParamName, Result};
+
+/// The change of one weight, in the checkpoint's orientation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WeightDelta {
+    /// `left · right`: `[rows, rank]` times `[rank, cols]`.
+    LowRank {
+        /// `[rows, rank]`
+        left: Matrix,
+        /// `[rank, cols]`
+        right: Matrix,
+    },
+    /// The full change.
+    Dense(Matrix),
+    /// Changes at single places.
+    Sparse {
+        /// Shape of the weight.
+        shape: [usize; 2],
+        /// Row-major places in the weight.
+        indices: Vec<u64>,
+        /// The change at each place.
+        values: Vec<f32>,
+    },
+}
+
+impl WeightDelta {
+    /// Shape of the weight that is changed.
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::LowRank { left, right } => [left.shape()[0], right.shape()[1]],
+            Self::Dense(change) => change.shape(),
+            Self::Sparse { shape, .. } => *shape,
+        }
+    }
+
+    /// Rank by construction: the inner dimension of a low-rank change, `None` otherwise.
+    pub fn rank(&self) -> Option<usize> {
+        match self {
+            Self::LowRank { left, .. } => Some(left.shape()[1]),
+            _ => None,
+        }
+    }
+
+    /// The full change on `device`, `[rows, cols]`.
+    pub fn to_tensor(&self, device: &Device) -> Tensor<2> {
+        match self {
+            Self::LowRank { left, right } => left.to_tensor(device).matmul(right.to_tensor(device)),
+            Self::Dense(change) => change.to_tensor(device),
+            Self::Sparse { shape, indices, values } => {
+                let mut full = vec![0f32; shape[0] * shape[1]];
+                for (index, value) in indices.iter().zip(values) {
+                    if let Some(place) = usize::try_from(*index).ok().and_then(|i| full.get_mut(i)) {
+                        *place += value;
+                    }
+                }
+                Tensor::from_data(TensorData::new(full, *shape), device)
+            }
+        }
+    }
+
+    /// Whether every number is finite.
+    pub fn is_finite(&self) -> bool {
+        let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
+        match self {
+            Self::LowRank { left, right } => finite(left.values()) && finite(right.values()),
+            Self::Dense(change) => finite(change.values()),
+            Self::Sparse { values, .. } => finite(values),
+        }
+    }
+
+    /// One change that does what `self` and then `later` do: low-rank changes keep their factors side by side.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tensor`] if the shapes differ.
+    pub fn then(&self, later: &Self, name: &ParamName) -> Result<Self> {
+        if self.shape() != later.shape() {
+            return Err(Error::tensor(
+                name.as_str(),
+                format!("changes of shapes {:?} and {:?} cannot be joined", self.shape(), later.shape()),
+            ));
+        }
+        if let (Self::LowRank { left, right }, Self::LowRank { left: more_left, right: more_right }) = (self, later)
+            && let (Some(left), Some(right)) = (left.beside(more_left), right.above(more_right))
+        {
+            return Ok(Self::LowRank { left, right });
+        }
+        let host = crate::device::select("cpu")?;
+        let sum = self.to_tensor(&host) + later.to_tensor(&host);
+        Ok(Self::Dense(Matrix::from_tensor(&sum)?))
+    }
+}
+
+/// A [`WeightDelta`] and the weight it was made for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorDelta {
+    /// The change.
+    pub delta: WeightDelta,
+    /// Fingerprint of the weight before the edit.
+    pub base: Fingerprint,
+}
+
+/// What a method wants to change in a model, and where that came from.
+///
+/// It is made by an [`EditMethod`](crate::EditMethod), applied with [`Edit::apply`], and written with [`Edit::save`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Edit {
+    /// Name of the method.
+    pub method: String,
+    /// Name of the model it was made for.
+    pub model: String,
+    /// `model_type` of that model.
+    pub family: String,
+    /// Hyperparameters it was made with.
+    pub hparams: Value,
+    /// Seed it was made with.
+    pub seed: u64,
+    /// The facts.
+    pub requests: Vec<EditRequest>,
+    /// What the method tells about the edit (norms, losses, notes).
+    pub diagnostics: Value,
+    /// The changes, by parameter.
+    pub deltas: BTreeMap<ParamName, TensorDelta>,
+}
+
+/// Undoes an applied [`Edit`]: holds the weights that were there before.
+#[must_use = "the weights before the edit are lost when this is dropped"]
+#[derive(Debug)]
+pub struct Applied {
+    before: Vec<(ParamName, Tensor<2>)>,
+}
+
+impl Applied {
+    /// Puts back the very weights the edit replaced, bit for bit. Reverting twice is the same as once.
+    ///
+    /// # Errors
+    ///
+    /// If the model no longer has one of the parameters.
+    pub fn revert(&self, model: &mut dyn LanguageModel) -> Result<()> {
+        for (name, weight) in self.before.iter().rev() {
+            model.set_weight(name, weight.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Names of the changed parameters.
+    pub fn parameters(&self) -> impl Iterator<Item = &ParamName> {
+        self.before.iter().map(|(name, _)| name)
+    }
+}
+
+impl Edit {
+    /// Adds the changes to the model's weights.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tensor`] naming the first parameter that is missing, misshapen, or not the one the edit was made for; the model is
+    /// unchanged then. [`Error::NotFinite`] if the edit or a changed weight holds NaN or infinity.
+    pub fn apply(&self, model: &mut dyn LanguageModel) -> Result<Applied> {
+        apply_all(std::slice::from_ref(self), model)
+    }
+}
+
+/// Applies several edits, one after the other. Each must have been made for the weights as they were before the first one, or as
+/// they are after those before it.
+///
+/// # Errors
+///
+/// As [`Edit::apply`]; the model is unchanged then.
+pub fn apply_all(edits: &[Edit], model: &mut dyn LanguageModel) -> Result<Applied> {
+    let mut states: BTreeMap<&ParamName, WeightState> = BTreeMap::new();
+    for edit in edits {
+        for (name, change) in &edit.deltas {
+            if !states.contains_key(name) {
+                let weight = model.weight(name)?;
+                let fingerprint = Fingerprint::of(&weight)?;
+                states.insert(
+                    name,
+                    WeightState { before: weight.clone(), first: fingerprint.clone(), now: weight, current: Some(fingerprint) },
+                );
+            }
+            if let Some(state) = states.get_mut(name) {
+                state.add(edit, name, change, &model.device())?;
+            }
+        }
+    }
+    for (name, state) in &states {
+        let sum = Matrix::from_tensor(&state.now)?;
+        if sum.values().iter().any(|v| !v.is_finite()) {
+            return Err(Error::NotFinite(format!("tensor {name}: not finite once the edit is applied; the edit is not used")));
+        }
+    }
+    let mut before = Vec::with_capacity(states.len());
+    for (name, state) in states {
+        model.set_weight(name, state.now)?;
+        before.push((name.clone(), state.before));
+    }
+    Ok(Applied { before })
+}
+
+struct WeightState {
+    before: Tensor<2>,
+    first: Fingerprint,
+    now: Tensor<2>,
+    /// Fingerprint of `now`; computed when a later edit asks for it.
+    current: Option<Fingerprint>,
+}
+
+impl WeightState {
+    fn add(&mut self, edit: &Edit, name: &ParamName, change: &TensorDelta, device: &Device) -> Result<()> {
+        let (want, have) = (change.delta.shape(), self.now.dims());
+        if want != have {
+            return Err(Error::tensor(name.as_str(), format!("the edit is for shape {want:?}, the model has {have:?}")));
+        }
+        if !change.delta.is_finite() {
+            return Err(Error::NotFinite(format!("tensor {name}: the edit holds NaN or infinity")));
+        }
+        if change.base != self.first {
+            let current = match &self.current {
+                Some(current) => current.clone(),
+                None => Fingerprint::of(&self.now)?,
+            };
+            if change.base != current {
+                return Err(Error::tensor(
+                    name.as_str(),
+                    format!(
+                        "differs from the weight the edit was made for ({} on {}); apply the edit to that model, and stacked edits in the order they were made",
+                        edit.method, edit.model
+                    ),
+                ));
+            }
+            self.current = Some(current);
+        }
+        self.now = self.now.clone() + change.delta.to_tensor(device);
+        self.current = None;
+        Ok(())
+    }
+}
+
+/// The metadata of an edit file, as JSON.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct EditHeader {
+    pub(crate) format_version: u32,
+    pub(crate) easyedit_version: String,
+    pub(crate) method: String,
+    pub(crate) model: String,
+    pub(crate) family: String,
+    pub(crate) seed: u64,
+    pub(crate) hparams: Value,
+    pub(crate) requests: Vec<EditRequest>,
+    pub(crate) diagnostics: Value,
+    pub(crate) tensors: BTreeMap<ParamName, TensorHeader>,
+}
+
+/// What the metadata of an edit file says of one weight.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct TensorHeader {
+    pub(crate) kind: DeltaKind,
+    pub(crate) shape: [usize; 2],
+    pub(crate) base: Fingerprint,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DeltaKind {
+    LowRank,
+    Dense,
+    Sparse,
+}

@@ -1,0 +1,50 @@
+//! Vocabulary and contracts of easyedit.
+//!
+//! Everything in the workspace speaks in the types of this crate: an [`EditRequest`] names a fact, a
+//! [`LanguageModel`] is run layer by layer with a [`Probe`] at its [`Site`]s, an [`EditMethod`] turns requests into an
+//! [`Edit`], and an [`Edit`] is applied to a model, reverted bit for bit, or written to a small file.
+//!
+//! # Invariants
+//!
+//! - No model family and no editing method is named here.
+//! - There is no padding: a [`TokenBatch`] lays its sequences end to end, and activations are `[tokens, width]`.
+//! - A method never changes the model it is given; only [`Edit::apply`] does, and [`Applied::revert`] undoes it exactly.
+//! - Which tokens are the subject and which the target is decided in [`tokens`] alone, from character offsets.
+
+pub mod device;
+mod edit;
+mod edit_file;
+mod error;
+mod files;
+mod fingerprint;
+mod generate;
+mod hparams;
+mod matrix;
+mod method;
+mod model;
+mod names;
+mod pass;
+mod probe;
+mod progress;
+mod registry;
+mod request;
+mod tokenizer;
+pub mod tokens;
+
+pub use edit::{Applied, Edit, TensorDelta, WeightDelta, apply_all};
+pub use edit_file::EDIT_FILE_SUFFIX;
+pub use error::{Error, Result};
+pub use files::{OutputFolder, write_atomically};
+pub use fingerprint::{Fingerprint, fingerprint_values};
+pub use generate::{Generation, GenerationConfig, Sampling, generate};
+pub use hparams::{Hparams, HparamsDocument, nearest_name, number};
+pub use matrix::Matrix;
+pub use method::{Corpora, EditContext, EditMethod, Method};
+pub use model::{LanguageModel, ModelSpec, ModuleNames, WeightLayout};
+pub use names::{Module, ParamName, Site};
+pub use pass::{KeyValue, KvCache, Pass, TokenBatch};
+pub use probe::{Capture, Probe};
+pub use progress::{Progress, Silent};
+pub use registry::{MethodEntry, Registry};
+pub use request::{EditRequest, EvaluationPrompt};
+pub use tokenizer::{Encoding, Tokenizer};

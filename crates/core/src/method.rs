@@ -1,0 +1,70 @@
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::{Edit, EditRequest, Hparams, LanguageModel, ModelSpec, Progress, Result};
+
+/// Where methods get text for statistics from.
+pub trait Corpora {
+    /// The documents of the corpus called `name` (the value of `mom2_dataset`: a known name, or the path of a text file).
+    ///
+    /// # Errors
+    ///
+    /// If there is no such corpus, or it cannot be read.
+    fn documents(&self, name: &str) -> Result<Vec<String>>;
+}
+
+/// What a method may use besides the model and the requests.
+#[derive(Clone, Copy)]
+pub struct EditContext<'a> {
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Where to report progress.
+    pub progress: &'a dyn Progress,
+    /// Text for statistics.
+    pub corpora: &'a dyn Corpora,
+    /// Folder for what is worth keeping between runs (context templates, statistics); `None` keeps nothing.
+    pub cache: Option<&'a PathBuf>,
+}
+
+/// An editing method with its hyperparameters.
+///
+/// # Contract
+///
+/// The model is the same at the end as at the beginning: a method returns an [`Edit`] and leaves applying it to the editor.
+/// An edit of several requests is one that makes all of them true at once.
+pub trait EditMethod {
+    /// The method's name, as `alg_name` gives it.
+    fn name(&self) -> &'static str;
+
+    /// The hyperparameters, as recorded in edits and reports.
+    fn hparams(&self) -> Value;
+
+    /// Checks that the method fits the model and makes ready what all edits share (context templates, statistics).
+    ///
+    /// # Errors
+    ///
+    /// If the hyperparameters do not fit the model, or a statistic cannot be had.
+    fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()>;
+
+    /// Computes the edit that makes the requests true.
+    ///
+    /// # Errors
+    ///
+    /// If a request cannot be edited, naming it; or the numbers stop being finite.
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit>;
+}
+
+/// How a method type enters a [`Registry`](crate::Registry).
+pub trait Method: EditMethod + Sized + 'static {
+    /// Its hyperparameters.
+    type Hparams: Hparams;
+    /// One line for lists of methods.
+    const SUMMARY: &'static str;
+
+    /// The method with these hyperparameters.
+    fn new(hparams: Self::Hparams) -> Self;
+
+    /// Hyperparameters for a model no file exists for, by rule from its depth and module names.
+    fn hparams_for(spec: &ModelSpec) -> Self::Hparams;
+}

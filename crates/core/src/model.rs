@@ -1,0 +1,161 @@
+use std::ops::Range;
+
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::pass::index_tensor;
+use crate::{Error, ParamName, Pass, Probe, Result, Tokenizer};
+
+/// How the checkpoint stores a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightLayout {
+    /// `[out, in]`: `y = x Wᵀ` (most families).
+    OutIn,
+    /// `[in, out]`: `y = x W` (GPT-2's Conv1D).
+    InOut,
+}
+
+/// Names of a family's modules in its checkpoint, as EasyEdit's templates (`{}` stands for the layer).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleNames {
+    /// A transformer block, e.g. `model.layers.{}`.
+    pub layer: String,
+    /// Its MLP.
+    pub mlp: String,
+    /// The MLP's out-projection, whose input is [`Module::MlpKey`](crate::Module::MlpKey).
+    pub mlp_out: String,
+    /// Its attention.
+    pub attention: String,
+    /// The norm before the head.
+    pub final_norm: String,
+    /// The head; for a tied head the embedding.
+    pub lm_head: String,
+}
+
+/// What a model is, without its weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelSpec {
+    /// `model_type` of `config.json`.
+    pub family: String,
+    /// The name it was opened by, or the last part of its path.
+    pub name: String,
+    /// Number of transformer blocks.
+    pub n_layers: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Width of the MLP key.
+    pub d_mlp: usize,
+    /// Rows of the output head.
+    pub vocab_size: usize,
+    /// Longest sequence the positions allow, in tokens.
+    pub max_positions: usize,
+    /// Module names.
+    pub modules: ModuleNames,
+    /// How the MLP's out-projection is stored.
+    pub mlp_out_layout: WeightLayout,
+    /// Whether the head is the embedding.
+    pub tied_head: bool,
+}
+
+impl ModelSpec {
+    /// The weight of the MLP's out-projection of `layer`: what the locate-then-edit methods change.
+    pub fn mlp_out_weight(&self, layer: usize) -> ParamName {
+        ParamName::weight_of(&self.modules.mlp_out, layer)
+    }
+
+    /// Checks that the model has a layer `layer`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Hparams`] naming the layer and the model's depth.
+    pub fn check_layer(&self, layer: usize) -> Result<()> {
+        if layer < self.n_layers {
+            Ok(())
+        } else {
+            Err(Error::hparams(format!("layer {layer} is out of range: {} has layers 0 to {}", self.name, self.n_layers.saturating_sub(1))))
+        }
+    }
+}
+
+/// A decoder language model whose layers can be run in parts, looked into, and changed.
+///
+/// # Contract
+///
+/// - A block's output is its input plus what attention and MLP add (`BlockOutput = BlockInput + AttentionOutput + MlpOutput`), so a
+///   vector added to the MLP output is the same vector added to the block output.
+/// - `run_layers(0..a)` followed by `run_layers(a..n)` is `run_layers(0..n)`.
+/// - Tensors that carry gradients may be passed to [`run_layers`](Self::run_layers) and [`logits`](Self::logits); weights do not
+///   ask for gradients.
+/// - Cloning shares the weights' storage; setting a weight of a clone leaves the original as it was.
+pub trait LanguageModel: Send {
+    /// What the model is.
+    fn spec(&self) -> &ModelSpec;
+
+    /// Its tokenizer.
+    fn tokenizer(&self) -> &Tokenizer;
+
+    /// The device its weights are on.
+    fn device(&self) -> Device;
+
+    /// The embeddings that enter layer 0: `[tokens, d_model]`.
+    ///
+    /// # Errors
+    ///
+    /// If a token id or a position is beyond the model's tables.
+    fn embed(&self, pass: &Pass) -> Result<Tensor<2>>;
+
+    /// Runs the layers `layers` on `hidden: [tokens, d_model]`, calling `probe` at each site, and stops early once
+    /// [`Probe::is_done`].
+    ///
+    /// # Errors
+    ///
+    /// If the range or the shapes do not fit.
+    fn run_layers(&self, hidden: Tensor<2>, layers: Range<usize>, pass: &mut Pass, probe: &mut dyn Probe) -> Result<Tensor<2>>;
+
+    /// Final norm and head at chosen positions (indices into `hidden`'s rows): `[positions, vocab_size]`.
+    fn logits(&self, hidden: Tensor<2>, positions: &[usize]) -> Result<Tensor<2>>;
+
+    /// Names of all parameters, in the checkpoint's words.
+    fn parameter_names(&self) -> Vec<ParamName>;
+
+    /// A parameter as the checkpoint stores it; a vector is seen as one row.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tensor`] if there is no such parameter.
+    fn weight(&self, name: &ParamName) -> Result<Tensor<2>>;
+
+    /// Replaces a parameter by one of the same shape.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tensor`] if there is no such parameter, or the shape differs.
+    fn set_weight(&mut self, name: &ParamName, weight: Tensor<2>) -> Result<()>;
+
+    /// A clone that shares the weights' storage.
+    fn boxed_clone(&self) -> Box<dyn LanguageModel>;
+
+    /// Runs all layers: the last block's output, `[tokens, d_model]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`embed`](Self::embed) and [`run_layers`](Self::run_layers).
+    fn hidden(&self, pass: &mut Pass, probe: &mut dyn Probe) -> Result<Tensor<2>> {
+        let hidden = self.embed(pass)?;
+        self.run_layers(hidden, 0..self.spec().n_layers, pass, probe)
+    }
+}
+
+impl Clone for Box<dyn LanguageModel> {
+    fn clone(&self) -> Self {
+        self.boxed_clone()
+    }
+}
+
+impl dyn LanguageModel + '_ {
+    /// The rows `positions` of `hidden`.
+    pub fn rows_of(&self, hidden: Tensor<2>, positions: &[usize]) -> Tensor<2> {
+        hidden.select(0, index_tensor(positions, &self.device()))
+    }
+}

@@ -1,0 +1,87 @@
+use std::collections::BTreeMap;
+
+use crate::{EditMethod, Error, Hparams, HparamsDocument, Method, ModelSpec, Result, nearest_name};
+
+/// A registered method.
+#[derive(Clone, Copy)]
+pub struct MethodEntry {
+    /// Name, as `alg_name` gives it.
+    pub name: &'static str,
+    /// One line on what it does.
+    pub summary: &'static str,
+    build: fn(&HparamsDocument) -> Result<Box<dyn EditMethod>>,
+    derive: fn(&ModelSpec) -> Result<HparamsDocument>,
+}
+
+impl MethodEntry {
+    /// The method with the hyperparameters of `document`.
+    ///
+    /// # Errors
+    ///
+    /// As [`HparamsDocument::read`].
+    pub fn build(&self, document: &HparamsDocument) -> Result<Box<dyn EditMethod>> {
+        (self.build)(document)
+    }
+
+    /// Hyperparameters by rule, for a model no file exists for.
+    ///
+    /// # Errors
+    ///
+    /// If the derived values cannot be written as a document.
+    pub fn hparams_for(&self, spec: &ModelSpec) -> Result<HparamsDocument> {
+        (self.derive)(spec)
+    }
+}
+
+impl std::fmt::Debug for MethodEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MethodEntry").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The methods a program knows, by name. Open: other crates [`register`](Self::register) their own.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    methods: BTreeMap<String, MethodEntry>,
+}
+
+impl Registry {
+    /// A registry without methods.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a method; one of the same name is replaced.
+    pub fn register<M: Method>(&mut self) -> &mut Self {
+        let entry = MethodEntry {
+            name: M::Hparams::METHOD,
+            summary: M::SUMMARY,
+            build: |document| Ok(Box::new(M::new(document.read::<M::Hparams>()?))),
+            derive: |spec| HparamsDocument::from_hparams(&M::hparams_for(spec), &format!("derived for {}", spec.name)),
+        };
+        self.methods.insert(M::Hparams::METHOD.to_uppercase(), entry);
+        self
+    }
+
+    /// The method called `name`, in any case.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownMethod`] with the nearest name.
+    pub fn get(&self, name: &str) -> Result<&MethodEntry> {
+        self.methods.get(&name.to_uppercase()).ok_or_else(|| Error::UnknownMethod {
+            name: name.to_owned(),
+            suggestion: nearest_name(name, self.names()).map(str::to_owned),
+            known: self.names().collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// All methods, by name.
+    pub fn methods(&self) -> impl Iterator<Item = &MethodEntry> {
+        self.methods.values()
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.methods.values().map(|entry| entry.name)
+    }
+}

@@ -1,0 +1,207 @@
+//! Which tokens are the subject, and which the target: the one place that decides.
+//!
+//! Both questions are answered from the tokenizer's byte offsets on the full text, never by counting the tokens of a piece: byte-pair
+//! merges and SentencePiece's leading space make a piece's tokens differ from its tokens inside a sentence.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{EditRequest, Encoding, Result, Tokenizer};
+
+/// Token at which a fact is read and written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FactToken {
+    /// The last token of the subject.
+    #[default]
+    SubjectLast,
+    /// The first token of the subject.
+    SubjectFirst,
+    /// The token after the subject; the subject's last token if nothing follows.
+    SubjectFirstAfterLast,
+    /// The last token of the prompt.
+    Last,
+}
+
+/// A prompt split around its subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubjectPrompt {
+    before: String,
+    subject: String,
+    after: String,
+    /// How often the subject occurs in the prompt; the last occurrence is the one used.
+    pub occurrences: usize,
+}
+
+impl SubjectPrompt {
+    /// Splits a request's prompt at its subject, or at its single `{}`; of several occurrences the last is taken.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`](crate::Error::Request) if there is no subject, or it is not in the prompt.
+    pub fn of(request: &EditRequest) -> Result<Self> {
+        request.check()?;
+        let Some(subject) = request.subject.as_deref().filter(|s| !s.trim().is_empty()) else {
+            return Err(
+                request.error(format!("no subject is given for the prompt {:?}; name the entity the fact is about", request.prompt))
+            );
+        };
+        let (at, length, occurrences) = match request.prompt.rfind(subject) {
+            Some(at) => (at, subject.len(), request.prompt.matches(subject).count()),
+            None => match request.prompt.find("{}") {
+                Some(at) => (at, "{}".len(), 1),
+                None => {
+                    return Err(request.error(format!("the subject {subject:?} does not occur in the prompt {:?}", request.prompt)));
+                }
+            },
+        };
+        Ok(Self {
+            before: request.prompt[..at].to_owned(),
+            subject: subject.to_owned(),
+            after: request.prompt[at + length..].to_owned(),
+            occurrences,
+        })
+    }
+
+    /// A prompt made of its parts, for texts that are not requests.
+    pub fn from_parts(before: &str, subject: &str, after: &str) -> Self {
+        Self { before: before.to_owned(), subject: subject.to_owned(), after: after.to_owned(), occurrences: 1 }
+    }
+
+    /// The subject.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The whole prompt.
+    pub fn text(&self) -> String {
+        [self.before.as_str(), &self.subject, &self.after].concat()
+    }
+
+    /// Byte range of the subject in [`text`](Self::text).
+    pub fn subject_range(&self) -> Range<usize> {
+        self.before.len()..self.before.len() + self.subject.len()
+    }
+
+    /// The prompt inside a context template such as `"The first of the. {}"`; a template without `{}` comes before the prompt.
+    pub fn in_context(&self, template: &str) -> Self {
+        let (head, tail) = template.split_once("{}").unwrap_or((template, ""));
+        Self {
+            before: format!("{head}{}", self.before),
+            subject: self.subject.clone(),
+            after: format!("{}{tail}", self.after),
+            occurrences: self.occurrences,
+        }
+    }
+
+    /// Encodes the prompt and finds its fact token.
+    ///
+    /// # Errors
+    ///
+    /// If the tokenizer refuses the text, or no token overlaps the subject.
+    pub fn encode(&self, tokenizer: &Tokenizer, fact_token: FactToken) -> Result<FactPrompt> {
+        let encoding = tokenizer.encode(&self.text())?;
+        let prompt_tokens = encoding.ids.len();
+        self.locate(encoding, prompt_tokens, fact_token)
+    }
+
+    /// Encodes the prompt followed by `target`, and finds the fact token and the target's tokens.
+    ///
+    /// # Errors
+    ///
+    /// As [`encode`](Self::encode) and [`encode_with_target`].
+    pub fn encode_with_target(&self, tokenizer: &Tokenizer, fact_token: FactToken, target: &str) -> Result<(FactPrompt, TargetTokens)> {
+        let text = self.text();
+        let joint = tokenizer.encode(&join_target(&text, target))?;
+        let target = target_of(tokenizer, &text, target, joint.clone())?;
+        let prompt = self.locate(joint, target.start, fact_token)?;
+        Ok((prompt, target))
+    }
+
+    fn locate(&self, encoding: Encoding, prompt_tokens: usize, fact_token: FactToken) -> Result<FactPrompt> {
+        let subject = self.subject_range();
+        let inside = |span: &Range<usize>| span.start < subject.end && span.end > subject.start && !span.is_empty();
+        let first = encoding.spans[..prompt_tokens].iter().position(inside);
+        let last = encoding.spans[..prompt_tokens].iter().rposition(inside);
+        let (Some(first), Some(last)) = (first, last) else {
+            return Err(crate::Error::Tokenizer(format!("no token of {:?} stands for the subject {:?}", self.text(), self.subject)));
+        };
+        let fact_index = match fact_token {
+            FactToken::SubjectLast => last,
+            FactToken::SubjectFirst => first,
+            FactToken::SubjectFirstAfterLast => (last + 1).min(prompt_tokens - 1),
+            FactToken::Last => prompt_tokens - 1,
+        };
+        Ok(FactPrompt { ids: encoding.ids, prompt_tokens, fact_index })
+    }
+}
+
+/// An encoded prompt (and target, if one was appended) with its fact token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FactPrompt {
+    /// All token ids.
+    pub ids: Vec<u32>,
+    /// How many of them are the prompt's.
+    pub prompt_tokens: usize,
+    /// Index of the fact token.
+    pub fact_index: usize,
+}
+
+/// A prompt and its target as one token sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetTokens {
+    /// Ids of prompt and target.
+    pub ids: Vec<u32>,
+    /// Index of the target's first token; everything before is the prompt. At least 1.
+    pub start: usize,
+}
+
+impl TargetTokens {
+    /// The target's ids.
+    pub fn target(&self) -> &[u32] {
+        &self.ids[self.start..]
+    }
+
+    /// The sequence a model is run on to predict the target: all but the last token.
+    pub fn input(&self) -> &[u32] {
+        &self.ids[..self.ids.len() - 1]
+    }
+
+    /// Indices into [`input`](Self::input) whose logits predict the target's tokens.
+    pub fn predicting(&self) -> Range<usize> {
+        self.start - 1..self.ids.len() - 1
+    }
+}
+
+/// The prompt and the target with one space between them, unless one stands there already.
+pub fn join_target(prompt: &str, target: &str) -> String {
+    if target.starts_with(char::is_whitespace) || prompt.ends_with(char::is_whitespace) || prompt.is_empty() {
+        format!("{prompt}{target}")
+    } else {
+        format!("{prompt} {target}")
+    }
+}
+
+/// Encodes `prompt` followed by `target`. The target's tokens are those of the joint text behind the longest prefix it shares with
+/// the prompt alone, so no BOS and no lone space becomes part of the target.
+///
+/// # Errors
+///
+/// [`Error::Tokenizer`](crate::Error::Tokenizer) if the tokenizer refuses the text, or the target adds no token.
+pub fn encode_with_target(tokenizer: &Tokenizer, prompt: &str, target: &str) -> Result<TargetTokens> {
+    let joint = tokenizer.encode(&join_target(prompt, target))?;
+    target_of(tokenizer, prompt, target, joint)
+}
+
+fn target_of(tokenizer: &Tokenizer, prompt: &str, target: &str, joint: Encoding) -> Result<TargetTokens> {
+    let alone = if prompt.is_empty() { Vec::new() } else { tokenizer.encode(prompt)?.ids };
+    let shared = alone.iter().zip(&joint.ids).take_while(|(a, b)| a == b).count();
+    if shared == 0 {
+        return Err(crate::Error::Tokenizer(format!("the prompt before the target {target:?} has no tokens of its own")));
+    }
+    if shared >= joint.ids.len() {
+        return Err(crate::Error::Tokenizer(format!("the target {target:?} adds no token to the prompt {prompt:?}")));
+    }
+    Ok(TargetTokens { ids: joint.ids, start: shared })
+}
