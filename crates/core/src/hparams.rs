@@ -137,7 +137,10 @@ impl HparamsDocument {
         }
         let known = self.values.iter().filter(|(key, _)| key.as_str().is_some_and(|k| H::KEYS.contains(&k)));
         let known: Mapping = known.map(|(key, value)| (key.clone(), value.clone())).collect();
-        let hparams: H = serde_yaml::from_value(Value::Mapping(known)).map_err(|e| self.error(e.to_string()))?;
+        let hparams: H = serde_path_to_error::deserialize(Value::Mapping(known)).map_err(|e| match e.path().to_string().as_str() {
+            "." => self.error(e.inner().to_string()),
+            path => self.error(format!("{path}: {}", e.inner())),
+        })?;
         hparams.check().map_err(|message| self.error(message))?;
         Ok(hparams)
     }

@@ -1,0 +1,22 @@
+use std::path::Path;
+
+use crate::Result;
+
+/// Where a checkpoint's tensors are read from, one at a time, under their Hugging Face names.
+pub trait TensorSource {
+    /// Names of all tensors.
+    fn names(&self) -> Vec<String>;
+
+    /// Whether there is a tensor `name`.
+    fn contains(&self, name: &str) -> bool;
+
+    /// The values of tensor `name` as `f32`, row-major.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tensor`](crate::Error::Tensor) if it is missing, not of shape `shape`, cut short, or holds NaN or infinity.
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
+
+    /// The file or folder, for messages.
+    fn path(&self) -> &Path;
+}
