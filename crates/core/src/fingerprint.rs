@@ -46,11 +46,12 @@ pub fn fingerprint_values(shape: [usize; 2], values: &[f32]) -> Fingerprint {
     for dim in shape {
         hash.update((dim as u64).to_le_bytes());
     }
-    let mut bytes = Vec::with_capacity(1 << 16);
-    for chunk in values.chunks(1 << 14) {
-        bytes.clear();
-        bytes.extend(chunk.iter().flat_map(|v| v.to_le_bytes()));
-        hash.update(&bytes);
+    if cfg!(target_endian = "little") {
+        hash.update(bytemuck::cast_slice::<f32, u8>(values));
+    } else {
+        for value in values {
+            hash.update(value.to_le_bytes());
+        }
     }
     Fingerprint(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }

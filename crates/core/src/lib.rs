@@ -38,7 +38,7 @@ pub use files::{OutputFolder, write_atomically};
 pub use fingerprint::{Fingerprint, fingerprint_values};
 pub use generate::{Generation, GenerationConfig, Sampling, generate};
 pub use hparams::{Hparams, HparamsDocument, nearest_name, number};
-pub use matrix::Matrix;
+pub use matrix::{Matrix, tensor_values};
 pub use method::{Corpora, EditContext, EditMethod, Method};
 pub use model::{LanguageModel, ModelSpec, ModuleNames, WeightLayout};
 pub use names::{Module, ParamName, Site};

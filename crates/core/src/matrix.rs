@@ -80,8 +80,12 @@ impl Matrix {
     }
 }
 
-/// The tensor's values as `f32`, row by row.
-pub(crate) fn tensor_values<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f32>> {
+/// The tensor's values as `f32`, row by row, in host memory.
+///
+/// # Errors
+///
+/// [`Error::Batch`] if the device fails.
+pub fn tensor_values<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f32>> {
     let data = tensor
         .clone()
         .cast(DType::F32)

@@ -133,6 +133,13 @@ impl KvCache {
         Self { layers, slots: rows.iter().map(|row| self.slots[*row].clone()).collect() }
     }
 
+    /// Forgets what is kept for row `row`: the row starts again at position 0.
+    pub fn clear_row(&mut self, row: usize) {
+        if let Some(slots) = self.slots.get_mut(row) {
+            slots.fill(None);
+        }
+    }
+
     fn slot_count(&self) -> usize {
         self.slots.first().map_or(0, Vec::len)
     }

@@ -1,1 +1,30 @@
-//! .
+//! The kernels that the locate-then-edit methods share.
+//!
+//! - [`FactStates`]: the keys and values of a fact at one layer, read from a batch of contexts in one pass, with everything that a
+//!   change at the fact token cannot reach computed once;
+//! - [`optimize_value`]: the value v* that makes the model say the target;
+//! - [`SecondMoments`]: statistics of a layer's keys over a text, in one pass for all layers, cached with their provenance;
+//! - [`Cholesky`]: solves with such a statistic, in f64;
+//! - [`context_templates`]: short texts the fact is read in.
+//!
+//! # Invariants
+//!
+//! No model family and no editing method is named here; weights never ask for gradients.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod adam;
+mod fact_states;
+mod model_fingerprint;
+mod moments;
+mod moments_cache;
+mod solver;
+mod templates;
+mod value;
+
+pub use fact_states::{FactRow, FactStates};
+pub use model_fingerprint::{fingerprint_up_to, sampled_fingerprint};
+pub use moments::{MomentConfig, SecondMoments};
+pub use moments_cache::cached_moments;
+pub use solver::Cholesky;
+pub use templates::{TemplateConfig, context_templates};
+pub use value::{OptimizedValue, StepLoss, ValueConfig, ValueTargets, optimize_value};

@@ -1,0 +1,206 @@
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use easyedit_core::{
+    Edit, EditContext, EditMethod, EditRequest, Error, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, ParamName, Result,
+    TensorDelta, WeightDelta,
+};
+use easyedit_kernels::{
+    Cholesky, FactStates, MomentConfig, OptimizedValue, TemplateConfig, ValueConfig, cached_moments, context_templates, optimize_value,
+};
+use serde_json::{Value, json};
+
+use crate::RomeHparams;
+use crate::contexts::Contexts;
+use crate::insertion::{Insertion, dot, mean_row};
+
+/// The optimisation ends when the loss is below it.
+const LOSS_THRESHOLD: f64 = 5e-2;
+
+/// The method: [`RomeHparams`] and what all its edits share.
+#[derive(Debug)]
+pub struct Rome {
+    hparams: RomeHparams,
+    templates: Option<Vec<String>>,
+    moments: BTreeMap<usize, Cholesky>,
+}
+
+impl Method for Rome {
+    type Hparams = RomeHparams;
+    const SUMMARY: &'static str = "rank-one edit of one MLP; one fact at a time (Meng et al. 2022)";
+
+    fn new(hparams: RomeHparams) -> Self {
+        Self { hparams, templates: None, moments: BTreeMap::new() }
+    }
+
+    fn hparams_for(spec: &ModelSpec) -> RomeHparams {
+        RomeHparams::for_spec(spec)
+    }
+}
+
+impl Rome {
+    /// Uses these context templates instead of writing new ones; each holds one `{}`, the first is `"{}"`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Hparams`] if they are not of that form.
+    pub fn with_templates(mut self, templates: Vec<String>) -> Result<Self> {
+        let sound = templates.first().is_some_and(|t| t == "{}") && templates.iter().all(|t| t.matches("{}").count() == 1);
+        if !sound {
+            return Err(Error::hparams("context templates start with \"{}\", and each holds exactly one {}"));
+        }
+        self.templates = Some(templates);
+        Ok(self)
+    }
+
+    /// Uses this factor of the second moment of layer `layer` instead of collecting statistics.
+    pub fn with_moments(mut self, layer: usize, factor: Cholesky) -> Self {
+        self.moments.insert(layer, factor);
+        self
+    }
+
+    fn check(&self, spec: &ModelSpec) -> Result<()> {
+        let bare = |template: &str| template.trim_end_matches(".weight").to_owned();
+        if bare(&self.hparams.rewrite_module_tmp) != spec.modules.mlp_out {
+            return Err(Error::hparams(format!(
+                "rewrite_module_tmp is {}, but the MLP out-projection of {} ({}) is {}; these are hyperparameters for another family",
+                self.hparams.rewrite_module_tmp, spec.name, spec.family, spec.modules.mlp_out
+            )));
+        }
+        self.hparams.layers.iter().try_for_each(|layer| spec.check_layer(*layer))
+    }
+
+    fn collect_moments(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
+        let missing: Vec<usize> = self.hparams.layers.iter().copied().filter(|layer| !self.moments.contains_key(layer)).collect();
+        if !self.hparams.mom2_adjustment || missing.is_empty() {
+            return Ok(());
+        }
+        let corpus = &self.hparams.mom2_dataset;
+        let documents = context.corpora.documents(corpus)?;
+        let config = MomentConfig { samples: self.hparams.mom2_n_samples, ..MomentConfig::default() };
+        let cache = context.cache.map(|path| path.as_path());
+        let collected = cached_moments(model, &missing, corpus, &documents, &config, cache, context.progress)?;
+        for (layer, (moments, _)) in collected {
+            self.moments.insert(layer, moments.factor(layer)?);
+        }
+        Ok(())
+    }
+
+    /// The change of one layer for one request, and what there is to tell about it.
+    fn edit_layer(
+        &self,
+        model: &dyn LanguageModel,
+        request: &EditRequest,
+        layer: usize,
+        context: &EditContext<'_>,
+    ) -> Result<(WeightDelta, Value)> {
+        let templates = self.templates.as_deref().unwrap_or_default();
+        let started = Instant::now();
+        let contexts = Contexts::of(model, request, templates, &self.hparams)?;
+        if contexts.occurrences > 1 {
+            tracing::warn!(
+                "request {}: the subject occurs {} times in the prompt; the last occurrence is used",
+                request.case_id,
+                contexts.occurrences
+            );
+        }
+        let states = FactStates::collect(model, &contexts.rows, layer, true)?;
+        let keys_done = started.elapsed().as_secs_f64();
+        let config = ValueConfig {
+            steps: self.hparams.v_num_grad_steps,
+            lr: self.hparams.v_lr,
+            betas: [0.9, 0.999],
+            weight_decay: self.hparams.v_weight_decay,
+            clamp_norm_factor: self.hparams.clamp_norm_factor,
+            kl_factor: self.hparams.kl_factor,
+            loss_threshold: LOSS_THRESHOLD,
+        };
+        let optimized = optimize_value(model, &states, &contexts.targets, &config, context.progress)?;
+        let value_done = started.elapsed().as_secs_f64();
+        let insertion = self.insertion(&states, contexts.templates, layer, &optimized)?;
+        let diagnostics = json!({
+            "case_id": request.case_id,
+            "layer": layer,
+            "fact_token": contexts.fact_token,
+            "subject_occurrences": contexts.occurrences,
+            "contexts": contexts.templates,
+            "losses": optimized.losses,
+            "initial_norm": norm(&optimized.initial),
+            "delta_norm": norm(&optimized.delta),
+            "value_norm": norm(&optimized.value()),
+            "key_along_direction": insertion.key_along_direction,
+            "update_norm": norm(&insertion.residual),
+            "seconds": { "states": keys_done, "value": value_done - keys_done, "insertion": started.elapsed().as_secs_f64() - value_done },
+        });
+        Ok((insertion.delta(model.spec().mlp_out_layout), diagnostics))
+    }
+
+    fn insertion(&self, states: &FactStates, templates: usize, layer: usize, optimized: &OptimizedValue) -> Result<Insertion> {
+        let mean_key = mean_row(states.keys(), templates);
+        let direction = match self.moments.get(&layer) {
+            Some(moments) if self.hparams.mom2_adjustment => moments.solve(&mean_key),
+            _ => mean_key.clone(),
+        };
+        let (key, output) = if self.hparams.consistent_keys {
+            (mean_key, mean_row(states.outputs(), templates))
+        } else {
+            (mean_row(states.keys(), 1), mean_row(states.outputs(), 1))
+        };
+        Insertion::new(&direction, &key, &output, &optimized.value())
+    }
+}
+
+impl EditMethod for Rome {
+    fn name(&self) -> &'static str {
+        RomeHparams::METHOD
+    }
+
+    fn hparams(&self) -> Value {
+        serde_json::to_value(&self.hparams).unwrap_or_default()
+    }
+
+    fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
+        self.check(model.spec())?;
+        if self.templates.is_none() {
+            let config = TemplateConfig { lengths: self.hparams.context_template_length_params.clone(), seed: context.seed };
+            let cache = context.cache.map(|path| path.as_path());
+            self.templates = Some(context_templates(model, &config, cache, context.progress)?);
+        }
+        self.collect_moments(model, context)
+    }
+
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+        self.prepare(model, context)?;
+        let mut working = model.boxed_clone();
+        let mut deltas: BTreeMap<ParamName, TensorDelta> = BTreeMap::new();
+        let mut diagnostics = Vec::new();
+        for request in requests {
+            for layer in &self.hparams.layers {
+                let (delta, told) = self.edit_layer(working.as_ref(), request, *layer, context)?;
+                diagnostics.push(told);
+                let name = model.spec().mlp_out_weight(*layer);
+                let weight = working.weight(&name)?;
+                working.set_weight(&name, weight + delta.to_tensor(&model.device()))?;
+                let joined = match deltas.remove(&name) {
+                    Some(earlier) => TensorDelta { delta: earlier.delta.then(&delta, &name)?, base: earlier.base },
+                    None => TensorDelta { delta, base: Fingerprint::of(&model.weight(&name)?)? },
+                };
+                deltas.insert(name, joined);
+            }
+        }
+        Ok(Edit {
+            method: self.name().to_owned(),
+            model: model.spec().name.clone(),
+            family: model.spec().family.clone(),
+            hparams: self.hparams(),
+            seed: context.seed,
+            requests: requests.to_vec(),
+            diagnostics: Value::Array(diagnostics),
+            deltas,
+        })
+    }
+}
+
+fn norm(values: &[f64]) -> f64 {
+    dot(values, values).sqrt()
+}
