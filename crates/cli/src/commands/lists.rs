@@ -26,16 +26,16 @@ pub(super) fn models(context: &Context) -> Result<()> {
         "families": families().iter().map(|family| json!({
             "name": family.name, "model_types": family.model_types, "description": family.description,
         })).collect::<Vec<_>>(),
-        "short_names": short_names(),
+        "short_names": short_names().iter().map(|one| json!({ "name": one.name, "hub": one.hub, "about": one.about })).collect::<Vec<_>>(),
     });
     context.output.print(&value, || {
         let mut table = Table::new(&[("family", Align::Left), ("model_type", Align::Left), ("", Align::Left)]);
         for family in families() {
             table.row([family.name.to_owned(), family.model_types.join(", "), family.description.to_owned()]);
         }
-        let mut names = Table::new(&[("short name", Align::Left), ("", Align::Left)]);
+        let mut names = Table::new(&[("short name", Align::Left), ("Hub id", Align::Left), ("", Align::Left)]);
         for one in short_names() {
-            names.row([one.name.to_owned(), one.description.to_owned()]);
+            names.row([one.name.to_owned(), one.hub.to_owned(), one.about.to_owned()]);
         }
         format!("{}\n{}\nAny checkpoint of these families can be named by its folder, its .gguf file or its Hub id.\n", table.render(), names.render())
     })

@@ -6,8 +6,8 @@ use easyedit::{EditRequest, EvaluationPrompt};
 
 use crate::args::EditArguments;
 
-/// Key under which `--locality` prompts are evaluated.
-pub(super) const LOCALITY: &str = "locality";
+/// Key under which `--locality` prompts are evaluated; the one of the datasets.
+pub(super) const LOCALITY: &str = "neighborhood";
 
 /// The requests of `edit`.
 pub(super) fn requests(arguments: &EditArguments) -> Result<Vec<EditRequest>> {

@@ -22,7 +22,7 @@ pub(crate) struct Continuation {
 }
 
 /// What a prompt is to an edit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Role {
     /// The prompt of the request.
@@ -108,7 +108,7 @@ fn rows(means: &MeanPair) -> Vec<(String, Pick)> {
 /// `locality` alone where the key says no more than that.
 fn named(kind: &str, key: &str) -> String {
     let name = key.strip_suffix("_acc").unwrap_or(key);
-    if name == kind || name == "neighborhood" || name == "neighbours" { kind.to_owned() } else { format!("{kind}: {name}") }
+    if name == kind || name == "neighborhood" { kind.to_owned() } else { format!("{kind}: {name}") }
 }
 
 /// One line per record, or none for long runs.
