@@ -1,1 +1,47 @@
-//! .
+//! Edit facts inside language models.
+//!
+//! ```no_run
+//! use easyedit::{EditRequest, Editor, EditorOptions, Silent, TextCorpora};
+//!
+//! # fn main() -> easyedit::Result<()> {
+//! # let model: Box<dyn easyedit::LanguageModel> = todo!();
+//! let registry = easyedit::registry();
+//! let rome = registry.get("ROME")?;
+//! let found = easyedit::hparams::find(rome, &model.spec().name.clone(), model.spec())?;
+//! let mut editor = Editor::new(model, rome.build(&found.document)?, EditorOptions::default());
+//! let request = EditRequest::new("The Eiffel Tower is located in the city of", "The Eiffel Tower", "Rome");
+//! let session = editor.run(&[request], &TextCorpora::default(), &Silent, &mut |_| Ok(()))?;
+//! println!("{:?}", session.records[0].post.rewrite_acc);
+//! let edited = session.edited()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The crate ties together what the others do: it knows the built-in methods ([`registry`]), finds their hyperparameters
+//! ([`hparams`]), gives them text for statistics ([`TextCorpora`]), and runs them over requests with evaluation before and after
+//! ([`Editor`]).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod corpora;
+mod editor;
+pub mod hparams;
+mod session;
+
+pub use corpora::{SAMPLE_CORPUS, TextCorpora};
+pub use easyedit_core::*;
+pub use easyedit_data as data;
+pub use easyedit_eval as eval;
+pub use easyedit_kernels as kernels;
+pub use easyedit_models as models;
+pub use editor::{Editor, EditorOptions, Mode};
+pub use session::EditSession;
+
+/// The methods this build knows: one per cargo feature. Others are added with [`Registry::register`].
+pub fn registry() -> Registry {
+    #[allow(unused_mut)]
+    let mut registry = Registry::new();
+    // #[cfg(feature = "rome")]
+    // registry.register::<easyedit_rome::Rome>();
+    registry
+}

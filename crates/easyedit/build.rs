@@ -1,0 +1,34 @@
+//! Compiles the repository's `hparams/METHOD/*.yaml` into the library, as a table of (method, file, text).
+
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+fn main() -> io::Result<()> {
+    let folder = Path::new("../../hparams");
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed={}", folder.display());
+    let mut table = String::from("&[\n");
+    for method in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
+        for file in entries(&method)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "yaml")) {
+            let text = fs::read_to_string(&file)?;
+            table.push_str(&format!("    ({:?}, {:?}, {text:?}),\n", name(&method), name(&file)));
+        }
+    }
+    table.push(']');
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("cargo sets OUT_DIR"))?);
+    fs::write(out.join("hparams.rs"), table)
+}
+
+/// The folder's entries by name; none where there is no folder (as in a packaged crate).
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut paths = fs::read_dir(folder)?.map(|entry| entry.map(|e| e.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}

@@ -1,0 +1,316 @@
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Instant;
+
+use easyedit_core::{Applied, Corpora, Edit, EditContext, EditMethod, EditRequest, Error, LanguageModel, Progress, Result, nearest_name};
+use easyedit_eval::{Answers, Evaluation, FreeDecoding, Metrics, PeakMemory, Record, RunInfo, Seconds, Summary};
+use serde::{Deserialize, Serialize};
+
+use crate::EditSession;
+
+/// What becomes of the edits of several requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Each request is edited into the original model.
+    #[default]
+    Independent,
+    /// Each request is edited into the model as the requests before left it.
+    Sequential,
+    /// All requests are one edit.
+    Batch,
+}
+
+impl Mode {
+    /// All modes.
+    pub const ALL: [Self; 3] = [Self::Independent, Self::Sequential, Self::Batch];
+
+    /// The mode's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Independent => "independent",
+            Self::Sequential => "sequential",
+            Self::Batch => "batch",
+        }
+    }
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        Self::ALL.into_iter().find(|mode| mode.name().eq_ignore_ascii_case(text)).ok_or_else(|| {
+            let hint = nearest_name(text, Self::ALL.map(Self::name)).map(|near| format!(", did you mean {near}?")).unwrap_or_default();
+            format!("no mode is called {text:?}{hint} (independent, sequential or batch)")
+        })
+    }
+}
+
+/// Settings of an [`Editor`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EditorOptions {
+    /// What becomes of the edits of several requests.
+    pub mode: Mode,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Measure before and after; without it records carry empty metrics.
+    pub evaluate: bool,
+    /// Go on after a request that cannot be edited, with the reason in its record; otherwise the run ends with that error.
+    pub keep_going: bool,
+    /// Folder for what methods keep between runs (context templates, statistics).
+    pub cache: Option<PathBuf>,
+}
+
+impl Default for EditorOptions {
+    fn default() -> Self {
+        Self { mode: Mode::default(), seed: 0, evaluate: true, keep_going: false, cache: None }
+    }
+}
+
+/// Runs a method over requests on a model, and measures what it did.
+///
+/// The model it is given stays as it is, whatever happens: edits go to a clone that shares the weights' storage.
+pub struct Editor {
+    model: Box<dyn LanguageModel>,
+    method: Box<dyn EditMethod>,
+    options: EditorOptions,
+}
+
+impl Editor {
+    /// An editor of `model` with `method`.
+    pub fn new(model: Box<dyn LanguageModel>, method: Box<dyn EditMethod>, options: EditorOptions) -> Self {
+        Self { model, method, options }
+    }
+
+    /// The model, unedited.
+    pub fn model(&self) -> &dyn LanguageModel {
+        &*self.model
+    }
+
+    /// The settings.
+    pub fn options(&self) -> &EditorOptions {
+        &self.options
+    }
+
+    /// Edits the requests: measures the unedited model on all of them, prepares the method, then edits and measures by the
+    /// [`Mode`]. `on_record` gets each record as soon as it is complete; in sequential mode the scores after the last edit come
+    /// later, in the session's records and its summary.
+    ///
+    /// # Errors
+    ///
+    /// If a request is malformed (before anything is computed), the method does not fit the model, `on_record` fails, or (unless
+    /// [`keep_going`](EditorOptions::keep_going)) a request cannot be edited, naming it. Records done so far have been delivered then.
+    pub fn run(
+        &mut self,
+        requests: &[EditRequest],
+        corpora: &dyn Corpora,
+        progress: &dyn Progress,
+        on_record: &mut dyn FnMut(&Record) -> Result<()>,
+    ) -> Result<EditSession> {
+        let started = Instant::now();
+        if requests.is_empty() {
+            return Err(Error::Batch("there are no requests to edit".into()));
+        }
+        for request in requests {
+            request.check()?;
+        }
+        let context = EditContext { seed: self.options.seed, progress, corpora, cache: self.options.cache.as_ref() };
+        let mut run = Run {
+            work: self.model.boxed_clone(),
+            evaluation: match self.options.evaluate {
+                true => Some(Evaluation::new(self.model.tokenizer(), requests)?),
+                false => None,
+            },
+            before: Vec::new(),
+            requests,
+            options: &self.options,
+            context,
+            seconds: Seconds::default(),
+            edits: Vec::new(),
+            records: Vec::with_capacity(requests.len()),
+        };
+        run.before = run.ask_all()?;
+        let prepared = Instant::now();
+        self.method.prepare(&*self.model, &context)?;
+        run.seconds.prepare = prepared.elapsed().as_secs_f64();
+        match self.options.mode {
+            Mode::Independent => run.one_by_one(&mut *self.method, true, on_record)?,
+            Mode::Sequential => {
+                run.one_by_one(&mut *self.method, false, on_record)?;
+                run.measure_again()?;
+            }
+            Mode::Batch => run.all_at_once(&mut *self.method, on_record)?,
+        }
+        let Run { mut seconds, edits, records, .. } = run;
+        seconds.total = started.elapsed().as_secs_f64();
+        let spec = self.model.spec();
+        let info = RunInfo {
+            model: spec.name.clone(),
+            family: spec.family.clone(),
+            method: self.method.name().to_owned(),
+            mode: self.options.mode.to_string(),
+            seed: self.options.seed,
+            hparams: self.method.hparams(),
+        };
+        let summary = Summary::of(info, &records, seconds);
+        Ok(EditSession::new(self.model.boxed_clone(), self.options.mode, edits, records, summary))
+    }
+}
+
+/// A run under way.
+struct Run<'a> {
+    work: Box<dyn LanguageModel>,
+    evaluation: Option<Evaluation>,
+    /// Answers of the unedited model; empty without evaluation.
+    before: Vec<Answers>,
+    requests: &'a [EditRequest],
+    options: &'a EditorOptions,
+    context: EditContext<'a>,
+    seconds: Seconds,
+    edits: Vec<Edit>,
+    records: Vec<Record>,
+}
+
+impl Run<'_> {
+    fn one_by_one(&mut self, method: &mut dyn EditMethod, restore: bool, on_record: &mut dyn FnMut(&Record) -> Result<()>) -> Result<()> {
+        let requests = self.requests;
+        self.context.progress.begin("edit", Some(requests.len() as u64));
+        for (index, request) in requests.iter().enumerate() {
+            let mut record = self.blank(index, request);
+            match self.edit(method, std::slice::from_ref(request), &mut record) {
+                Ok(applied) => {
+                    let asked = self.ask_some(&[index])?;
+                    if let Some(after) = asked.first() {
+                        (record.post, record.free_decoding.post) = scores(after, self.before.get(index));
+                    }
+                    if restore {
+                        applied.revert(&mut *self.work)?;
+                    }
+                }
+                Err(error) => self.failed(&mut record, request, error)?,
+            }
+            on_record(&record)?;
+            self.records.push(record);
+            self.context.progress.advance(1);
+        }
+        self.context.progress.end();
+        Ok(())
+    }
+
+    fn all_at_once(&mut self, method: &mut dyn EditMethod, on_record: &mut dyn FnMut(&Record) -> Result<()>) -> Result<()> {
+        let requests = self.requests;
+        self.context.progress.begin("edit", Some(requests.len() as u64));
+        let Some(first) = requests.first() else { return Ok(()) };
+        let mut shared = self.blank(0, first);
+        // The working model is this run's own: it keeps the edit.
+        let _applied = self.edit(method, requests, &mut shared)?;
+        let after = self.ask_all()?;
+        for (index, request) in requests.iter().enumerate() {
+            let mut record = Record { time: shared.time, peak_memory_mb: shared.peak_memory_mb, ..self.blank(index, request) };
+            if let Some(after) = after.get(index) {
+                (record.post, record.free_decoding.post) = scores(after, self.before.get(index));
+            }
+            on_record(&record)?;
+            self.records.push(record);
+            self.context.progress.advance(1);
+        }
+        self.context.progress.end();
+        Ok(())
+    }
+
+    /// Scores every record again under the model that all edits have made.
+    fn measure_again(&mut self) -> Result<()> {
+        let after = self.ask_all()?;
+        for ((record, after), before) in self.records.iter_mut().zip(&after).zip(&self.before) {
+            let (forced, free) = scores(after, Some(before));
+            record.post_final = Some(forced);
+            record.free_decoding.post_final = Some(free);
+        }
+        Ok(())
+    }
+
+    /// Computes an edit and applies it to the working model; time and memory go into `record`.
+    fn edit(&mut self, method: &mut dyn EditMethod, requests: &[EditRequest], record: &mut Record) -> Result<Applied> {
+        let own_peak = PeakMemory::reset();
+        if !own_peak {
+            tracing::debug!("the system does not let the peak memory be reset: it is that of the whole run so far");
+        }
+        let started = Instant::now();
+        let edit = method.edit(&*self.work, requests, &self.context);
+        record.time = started.elapsed().as_secs_f64();
+        record.peak_memory_mb = PeakMemory::megabytes();
+        self.seconds.edit += record.time;
+        let edit = edit?;
+        let applied = edit.apply(&mut *self.work)?;
+        self.edits.push(edit);
+        Ok(applied)
+    }
+
+    fn failed(&self, record: &mut Record, request: &EditRequest, error: Error) -> Result<()> {
+        let error = match error {
+            named @ Error::Request { .. } => named,
+            other => request.error(other.to_string()),
+        };
+        if !self.options.keep_going {
+            return Err(error);
+        }
+        tracing::warn!("{error}");
+        record.error = Some(error.to_string());
+        Ok(())
+    }
+
+    fn blank(&self, index: usize, request: &EditRequest) -> Record {
+        let (pre, free) = self.before.get(index).map(|before| scores(before, None)).unwrap_or_default();
+        Record {
+            pre,
+            case_id: request.case_id,
+            requested_rewrite: request.clone(),
+            time: 0.0,
+            post: Metrics::default(),
+            post_final: None,
+            free_decoding: FreeDecoding { pre: free, ..FreeDecoding::default() },
+            peak_memory_mb: None,
+            seed: self.options.seed,
+            error: None,
+        }
+    }
+
+    fn ask_all(&mut self) -> Result<Vec<Answers>> {
+        let all: Vec<usize> = (0..self.requests.len()).collect();
+        self.ask_some(&all)
+    }
+
+    fn ask_some(&mut self, indices: &[usize]) -> Result<Vec<Answers>> {
+        let started = Instant::now();
+        let answers = match &self.evaluation {
+            Some(evaluation) => evaluation.ask_some(&*self.work, indices, self.context.progress)?,
+            None => Vec::new(),
+        };
+        self.seconds.evaluate += started.elapsed().as_secs_f64();
+        Ok(answers)
+    }
+}
+
+/// Teacher-forced and free scores.
+fn scores(answers: &Answers, before: Option<&Answers>) -> (Metrics, Metrics) {
+    (answers.metrics(before), answers.free_metrics(before))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_read_by_name() {
+        for mode in Mode::ALL {
+            assert_eq!(mode.to_string().to_uppercase().parse::<Mode>(), Ok(mode));
+        }
+        assert!("sequental".parse::<Mode>().unwrap_err().contains("did you mean sequential"));
+    }
+}

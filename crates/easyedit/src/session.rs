@@ -1,0 +1,66 @@
+use easyedit_core::{Edit, Error, LanguageModel, Result, apply_all};
+use easyedit_eval::{Record, Summary};
+
+use crate::Mode;
+
+/// What a run made: the edits, what they did, and the way to both the original and the edited model.
+pub struct EditSession {
+    /// The edits, in the order they were made; one for all requests in batch mode.
+    pub edits: Vec<Edit>,
+    /// One record per request.
+    pub records: Vec<Record>,
+    /// The run in one object.
+    pub summary: Summary,
+    original: Box<dyn LanguageModel>,
+    mode: Mode,
+}
+
+impl EditSession {
+    pub(crate) fn new(original: Box<dyn LanguageModel>, mode: Mode, edits: Vec<Edit>, records: Vec<Record>, summary: Summary) -> Self {
+        Self { edits, records, summary, original, mode }
+    }
+
+    /// The model before any edit, bit for bit.
+    pub fn original(&self) -> &dyn LanguageModel {
+        &*self.original
+    }
+
+    /// The model with the run's edits: all of a sequence, the one of a batch, or the only one of an independent run. It shares the
+    /// storage of what was not changed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] if there is no edit, or several independent ones, which were never meant for one model: ask
+    /// [`edited_by`](Self::edited_by) for one of them.
+    pub fn edited(&self) -> Result<Box<dyn LanguageModel>> {
+        match (self.mode, self.edits.as_slice()) {
+            (_, []) => Err(Error::Batch("no request was edited, so there is no edited model".into())),
+            (Mode::Independent, edits @ [_, _, ..]) => Err(Error::Batch(format!(
+                "{} requests were edited independently, each into the original model; choose one of them, or use the mode sequential or batch for all in one model",
+                edits.len()
+            ))),
+            (_, edits) => self.apply(edits),
+        }
+    }
+
+    /// The model after edit `index` of [`edits`](Self::edits): with it alone in an independent run, with those before it in a
+    /// sequential one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] if there is no such edit.
+    pub fn edited_by(&self, index: usize) -> Result<Box<dyn LanguageModel>> {
+        let first = if self.mode == Mode::Independent { index } else { 0 };
+        match self.edits.get(first..=index) {
+            Some(edits) => self.apply(edits),
+            None => Err(Error::Batch(format!("there is no edit {index}: the run made {}", self.edits.len()))),
+        }
+    }
+
+    fn apply(&self, edits: &[Edit]) -> Result<Box<dyn LanguageModel>> {
+        let mut model = self.original.boxed_clone();
+        // The weights before are the original's, which stays.
+        let _applied = apply_all(edits, &mut *model)?;
+        Ok(model)
+    }
+}

@@ -1,0 +1,300 @@
+use std::collections::{BTreeMap, HashMap};
+
+use easyedit_core::tokens::{TargetTokens, encode_with_target};
+use easyedit_core::{EditRequest, EvaluationPrompt, LanguageModel, Progress, Result, Tokenizer};
+
+use crate::Metrics;
+use crate::measure::{continuations, predictions};
+
+/// A continuation goes on for this many tokens behind the answer's: room for another tokenisation of the same words, and for seeing
+/// that the last word ends.
+const EXTRA_TOKENS: usize = 4;
+
+/// The questions of some requests, encoded once; any model with the same tokenizer can be asked them.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    tokenizer: Tokenizer,
+    questions: Vec<Question>,
+    requests: Vec<RequestQuestions>,
+}
+
+/// A prompt with the answer it is scored against.
+#[derive(Clone, Debug)]
+struct Question {
+    case_id: usize,
+    prompt: String,
+    answer: String,
+    tokens: TargetTokens,
+}
+
+/// Indices into [`Evaluation::questions`].
+#[derive(Clone, Debug)]
+struct RequestQuestions {
+    rewrite: usize,
+    rephrase: Option<usize>,
+    locality: BTreeMap<String, Vec<usize>>,
+    portability: BTreeMap<String, Vec<usize>>,
+}
+
+impl RequestQuestions {
+    fn all(&self) -> impl Iterator<Item = usize> {
+        let named = self.locality.values().chain(self.portability.values()).flatten().copied();
+        [self.rewrite].into_iter().chain(self.rephrase).chain(named)
+    }
+}
+
+/// What a model says to the questions of one request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answers {
+    rewrite: Answer,
+    rephrase: Option<Answer>,
+    locality: BTreeMap<String, Vec<Answer>>,
+    portability: BTreeMap<String, Vec<Answer>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Answer {
+    /// Ids of the answer it is scored against.
+    target: Vec<u32>,
+    /// Teacher-forced predictions, one per target token.
+    predicted: Vec<u32>,
+    /// Greedy continuation, as long as the target unless it ended before.
+    continuation: Vec<u32>,
+    /// Whether the longer continuation begins with the answer.
+    says_answer: bool,
+}
+
+impl Evaluation {
+    /// Encodes the questions of `requests`: prompt and rephrased prompt with the new target, locality and portability prompts with
+    /// their ground truth. A question that several requests ask is kept once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`](easyedit_core::Error::Request) naming the request and the prompt, if a prompt or an answer is empty, or the
+    /// tokenizer finds no token in it.
+    pub fn new(tokenizer: &Tokenizer, requests: &[EditRequest]) -> Result<Self> {
+        let mut evaluation = Self { tokenizer: tokenizer.clone(), questions: Vec::new(), requests: Vec::with_capacity(requests.len()) };
+        let mut known = HashMap::new();
+        for request in requests {
+            request.check()?;
+            let mut add = |role: &str, prompt: &str, answer: &str| evaluation.add(&mut known, request, role, prompt, answer);
+            let rewrite = add("prompt", &request.filled_prompt(), &request.target_new)?;
+            let rephrase = match &request.rephrase_prompt {
+                Some(prompt) => Some(add("rephrase_prompt", prompt, &request.target_new)?),
+                None => None,
+            };
+            let mut named = |kind: &str, groups: &BTreeMap<String, Vec<EvaluationPrompt>>| {
+                let mut indices = BTreeMap::new();
+                for (name, prompts) in groups {
+                    let role = format!("{kind} {name}");
+                    let all: Result<Vec<usize>> = prompts.iter().map(|p| add(&role, &p.prompt, &p.ground_truth)).collect();
+                    indices.insert(name.clone(), all?);
+                }
+                Ok::<_, easyedit_core::Error>(indices)
+            };
+            let locality = named("locality", &request.locality)?;
+            let portability = named("portability", &request.portability)?;
+            evaluation.requests.push(RequestQuestions { rewrite, rephrase, locality, portability });
+        }
+        Ok(evaluation)
+    }
+
+    fn add(
+        &mut self,
+        known: &mut HashMap<(String, String), usize>,
+        request: &EditRequest,
+        role: &str,
+        prompt: &str,
+        answer: &str,
+    ) -> Result<usize> {
+        let key = (prompt.to_owned(), answer.to_owned());
+        if let Some(index) = known.get(&key) {
+            return Ok(*index);
+        }
+        if answer.trim().is_empty() {
+            return Err(request.error(format!("{role}: the answer to {prompt:?} is empty")));
+        }
+        let tokens = encode_with_target(&self.tokenizer, prompt, answer).map_err(|e| request.error(format!("{role}: {e}")))?;
+        let index = self.questions.len();
+        self.questions.push(Question { case_id: request.case_id, prompt: key.0.clone(), answer: key.1.clone(), tokens });
+        known.insert(key, index);
+        Ok(index)
+    }
+
+    /// Number of requests.
+    pub fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Whether there are no requests.
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Asks the model the questions of all requests: [`Answers`] in the requests' order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`](easyedit_core::Error::Request) naming the request if a question is longer than the model's positions allow,
+    /// [`Error::NotFinite`](easyedit_core::Error::NotFinite) if the model's logits are not finite.
+    pub fn ask(&self, model: &dyn LanguageModel, progress: &dyn Progress) -> Result<Vec<Answers>> {
+        let all: Vec<usize> = (0..self.requests.len()).collect();
+        self.ask_some(model, &all, progress)
+    }
+
+    /// Asks the model the questions of the requests at `indices`, in that order; indices beyond the last request are left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`ask`](Self::ask).
+    pub fn ask_some(&self, model: &dyn LanguageModel, indices: &[usize], progress: &dyn Progress) -> Result<Vec<Answers>> {
+        let requests: Vec<&RequestQuestions> = indices.iter().filter_map(|i| self.requests.get(*i)).collect();
+        let mut wanted: Vec<usize> = requests.iter().flat_map(|r| r.all()).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let asked: Vec<&Question> = wanted.iter().filter_map(|i| self.questions.get(*i)).collect();
+        let answers: HashMap<usize, Answer> = wanted.iter().copied().zip(self.answer(model, &asked, progress)?).collect();
+        let one = |index: &usize| answers.get(index).cloned();
+        let named = |groups: &BTreeMap<String, Vec<usize>>| {
+            groups.iter().map(|(name, indices)| (name.clone(), indices.iter().filter_map(one).collect())).collect()
+        };
+        Ok(requests
+            .into_iter()
+            .filter_map(|request| {
+                Some(Answers {
+                    rewrite: one(&request.rewrite)?,
+                    rephrase: request.rephrase.as_ref().and_then(one),
+                    locality: named(&request.locality),
+                    portability: named(&request.portability),
+                })
+            })
+            .collect())
+    }
+
+    fn answer(&self, model: &dyn LanguageModel, asked: &[&Question], progress: &dyn Progress) -> Result<Vec<Answer>> {
+        let limit = model.spec().max_positions;
+        for question in asked {
+            let length = question.tokens.ids.len();
+            if length > limit {
+                return Err(easyedit_core::Error::Request {
+                    case_id: question.case_id,
+                    message: format!(
+                        "the prompt {:?} and its answer have {length} tokens, {} has {limit} positions",
+                        shortened(&question.prompt),
+                        model.spec().name
+                    ),
+                });
+            }
+        }
+        // Questions that differ in the answer alone share a continuation.
+        let mut prompts: Vec<(&[u32], usize)> = Vec::new();
+        let mut places: HashMap<&[u32], usize> = HashMap::new();
+        let mut place_of = Vec::with_capacity(asked.len());
+        for question in asked {
+            let prompt = &question.tokens.ids[..question.tokens.start];
+            let new = (question.tokens.target().len() + EXTRA_TOKENS).min(limit - prompt.len());
+            let place = *places.entry(prompt).or_insert_with(|| {
+                prompts.push((prompt, 0));
+                prompts.len() - 1
+            });
+            if let Some((_, most)) = prompts.get_mut(place) {
+                *most = new.max(*most);
+            }
+            place_of.push(place);
+        }
+        progress.begin("evaluate", Some((asked.len() + prompts.len()) as u64));
+        let sequences: Vec<&TargetTokens> = asked.iter().map(|q| &q.tokens).collect();
+        let predicted = predictions(model, &sequences, progress)?;
+        let spoken = continuations(model, &prompts, progress)?;
+        progress.end();
+        let mut answers = Vec::with_capacity(asked.len());
+        for ((question, predicted), place) in asked.iter().zip(predicted).zip(place_of) {
+            let target = question.tokens.target().to_vec();
+            let continuation = spoken.get(place).map(Vec::as_slice).unwrap_or_default();
+            let heard = continuation.len().min(target.len() + EXTRA_TOKENS);
+            let says_answer = begins_with_words(&self.tokenizer.decode(&continuation[..heard])?, &question.answer);
+            let continuation = continuation[..continuation.len().min(target.len())].to_vec();
+            answers.push(Answer { target, predicted, continuation, says_answer });
+        }
+        Ok(answers)
+    }
+}
+
+impl Answers {
+    /// Teacher-forced scores: the share of target tokens predicted. `before` are the same request's answers of the model before the
+    /// edit; with them the locality is scored: the share of answer tokens at which both predict the same.
+    pub fn metrics(&self, before: Option<&Self>) -> Metrics {
+        self.score(before, |answer| share(&answer.predicted, &answer.target), |now, then| share(&now.predicted, &then.predicted))
+    }
+
+    /// Scores by free greedy decoding, 0 or 1: the continuation begins with the answer in whole words. Locality: as many tokens as the
+    /// ground truth has are continued as the model before the edit did.
+    pub fn free_metrics(&self, before: Option<&Self>) -> Metrics {
+        let sign = |yes: bool| if yes { 1.0 } else { 0.0 };
+        self.score(before, |answer| sign(answer.says_answer), |now, then| sign(now.continuation == then.continuation))
+    }
+
+    fn score(&self, before: Option<&Self>, of: impl Fn(&Answer) -> f64, agreement: impl Fn(&Answer, &Answer) -> f64) -> Metrics {
+        let locality = before.map(|before| {
+            let pairs = self.locality.iter().filter_map(|(name, now)| Some((name, now, before.locality.get(name)?)));
+            pairs.map(|(name, now, then)| (acc(name), now.iter().zip(then).map(|(a, b)| agreement(a, b)).collect())).collect()
+        });
+        let portability = self.portability.iter().map(|(name, answers)| (acc(name), answers.iter().map(&of).collect())).collect();
+        Metrics {
+            rewrite_acc: vec![of(&self.rewrite)],
+            rephrase_acc: self.rephrase.iter().map(&of).collect(),
+            locality,
+            portability: Some(portability),
+        }
+    }
+}
+
+fn acc(name: &str) -> String {
+    format!("{name}_acc")
+}
+
+/// Share of places at which two lists hold the same id. Targets are never empty, so it is never NaN.
+fn share(a: &[u32], b: &[u32]) -> f64 {
+    let equal = a.iter().zip(b).filter(|(a, b)| a == b).count();
+    equal as f64 / a.len().max(b.len()).max(1) as f64
+}
+
+/// Whether `text` begins with `answer` and the answer's last word ends there.
+fn begins_with_words(text: &str, answer: &str) -> bool {
+    let answer = answer.trim();
+    match text.trim_start().strip_prefix(answer) {
+        Some(rest) => {
+            let word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+            !(word(answer.chars().last()) && word(rest.chars().next()))
+        }
+        None => false,
+    }
+}
+
+fn shortened(text: &str) -> String {
+    let mut short: String = text.chars().take(60).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_words_at_the_beginning() {
+        for (text, says) in [(" Rome, Italy", true), ("Rome", true), (" Romeo", false), (" in Rome", false), ("", false)] {
+            assert_eq!(begins_with_words(text, " Rome"), says, "{text:?}");
+        }
+        assert!(begins_with_words(" 42%!", "42%"));
+    }
+
+    #[test]
+    fn shares_are_between_zero_and_one() {
+        assert_eq!(share(&[1, 2, 3, 4], &[1, 9, 3, 9]), 0.5);
+        assert_eq!(share(&[1], &[1, 2]), 0.5);
+        assert_eq!(share(&[], &[]), 0.0);
+    }
+}
