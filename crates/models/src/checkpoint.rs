@@ -1,0 +1,238 @@
+use std::path::{Path, PathBuf};
+
+use easyedit_core::Tokenizer;
+use serde_json::Value;
+
+use crate::json_file::read_json_object;
+use crate::tokenizer_files::load_tokenizer;
+use crate::{Error, Result, SafetensorsSource, TensorSource};
+
+/// What every kind of checkpoint can tell: the seam between the files on disk and the models made from them.
+pub trait CheckpointFiles: Send + Sync {
+    /// `config.json`, or what it would hold.
+    fn config(&self) -> &Value;
+
+    /// The weights.
+    fn tensors(&self) -> &dyn TensorSource;
+
+    /// Shape of tensor `name`, `None` if there is no such tensor.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// If it is missing or damaged.
+    fn tokenizer(&self) -> Result<Tokenizer>;
+
+    /// The Hugging Face folder, when the checkpoint is one; its files are then carried along when it is saved.
+    fn folder(&self) -> Option<&HuggingFaceFolder> {
+        None
+    }
+}
+
+/// A folder with `config.json`, safetensors and `tokenizer.json`.
+#[derive(Debug)]
+pub struct HuggingFaceFolder {
+    path: PathBuf,
+    config: Value,
+    source: SafetensorsSource,
+}
+
+impl HuggingFaceFolder {
+    /// Opens the folder: reads `config.json` and the headers of the weights.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if it is no checkpoint, otherwise as [`SafetensorsSource::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let config_path = path.join("config.json");
+        if !config_path.exists() {
+            return Err(Error::NotFound(format!(
+                "{} has no config.json; give a folder made by save_pretrained or fetched from the Hub",
+                path.display()
+            )));
+        }
+        let config = read_json_object(&config_path)?;
+        let source = SafetensorsSource::open(path)?;
+        Ok(Self { path: path.to_owned(), config, source })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its weights.
+    pub fn source(&self) -> &SafetensorsSource {
+        &self.source
+    }
+}
+
+impl CheckpointFiles for HuggingFaceFolder {
+    fn config(&self) -> &Value {
+        &self.config
+    }
+
+    fn tensors(&self) -> &dyn TensorSource {
+        &self.source
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.source.tensor(name).map(|tensor| tensor.shape.clone())
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer> {
+        load_tokenizer(&self.path, &self.config)
+    }
+
+    fn folder(&self) -> Option<&HuggingFaceFolder> {
+        Some(self)
+    }
+}
+
+/// An opened checkpoint: what a model is loaded from, and what an edited model is saved by.
+///
+/// Opening reads headers only; weights are read when asked for.
+pub struct Checkpoint {
+    files: Box<dyn CheckpointFiles>,
+    path: PathBuf,
+    name: String,
+}
+
+impl Checkpoint {
+    /// Opens the folder or file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there is nothing, [`Error::Unsupported`] for a file of a kind that is not read, otherwise as
+    /// [`HuggingFaceFolder::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::NotFound(format!("there is no file or folder {}; check the model's path", path.display()))
+            }
+            _ => Error::io("open", path, e),
+        })?;
+        if metadata.is_dir() {
+            return Ok(Self::from_files(path, Box::new(HuggingFaceFolder::open(path)?)));
+        }
+        match path.extension().and_then(|e| e.to_str()) {
+            // WIRE(gguf): Ok(Self::from_files(path, Box::new(crate::gguf::GgufFile::open(path)?)))
+            Some("gguf") => Err(Error::Unsupported(format!("{}: GGUF files are not read by this build", path.display()))),
+            Some("safetensors") => Err(Error::Unsupported(format!(
+                "{}: a safetensors file alone does not say what model it is; give the folder with its config.json",
+                path.display()
+            ))),
+            _ => Err(Error::Unsupported(format!("{}: a model is a folder with config.json or a .gguf file", path.display()))),
+        }
+    }
+
+    /// A checkpoint of another kind, opened from `path`.
+    pub fn from_files(path: &Path, files: Box<dyn CheckpointFiles>) -> Self {
+        Self { name: name_from_path(path), files, path: path.to_owned() }
+    }
+
+    /// Gives it the name it is called by in edits, reports and model cards.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Its name: the one given, else the Hub id if it lies in the Hugging Face cache, else the last part of its path.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The folder or file it was opened from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `config.json`, or what it would hold.
+    pub fn config(&self) -> &Value {
+        self.files.config()
+    }
+
+    /// `model_type` of [`config`](Self::config); empty if it has none.
+    pub fn model_type(&self) -> &str {
+        self.config().get("model_type").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The weights.
+    pub fn tensors(&self) -> &dyn TensorSource {
+        self.files.tensors()
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// If it is missing or damaged.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        self.files.tokenizer()
+    }
+
+    /// The files behind it.
+    pub fn files(&self) -> &dyn CheckpointFiles {
+        &*self.files
+    }
+
+    /// Name under which the checkpoint stores `parameter`: GPT-2's files on the Hub were written from the model without its head, so
+    /// they lack the `transformer.` in front.
+    pub fn stored_name(&self, parameter: &str) -> Option<String> {
+        let tensors = self.tensors();
+        let bare = parameter.strip_prefix(BASE_MODEL_PREFIX);
+        std::iter::once(parameter).chain(bare).find(|name| tensors.contains(name)).map(str::to_owned)
+    }
+
+    // WIRE(families): loads the model on `device`.
+    // pub fn load(&self, device: &burn::tensor::Device) -> Result<Box<dyn easyedit_core::LanguageModel>> {
+    //     let config = crate::ModelConfig::from_json(self.config())?;
+    //     crate::load_model(&config, &self.name, self.tensors(), self.tokenizer()?, device)
+    // }
+}
+
+/// What full parameter names start with in models whose checkpoints may be of the headless model.
+const BASE_MODEL_PREFIX: &str = "transformer.";
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checkpoint").field("name", &self.name).field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// `org/name` for `.../models--org--name/snapshots/<commit>`, else the last part of the path without `.gguf`.
+fn name_from_path(path: &Path) -> String {
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    // A file of the cache is a link into its blobs: look at the path as given, too.
+    for path in [path, &full] {
+        if let Some(id) = path.iter().filter_map(|part| part.to_str()?.strip_prefix("models--")).next_back()
+            && path.iter().any(|part| part == "snapshots")
+        {
+            return id.replace("--", "/");
+        }
+    }
+    let last = if path.file_name().is_some() { path } else { &full };
+    let last = if last.extension().is_some_and(|e| e == "gguf") { last.file_stem() } else { last.file_name() };
+    last.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_from_the_cache_or_the_last_part_of_the_path() {
+        for (path, name) in [
+            ("/c/hub/models--openai-community--gpt2/snapshots/607a30d", "openai-community/gpt2"),
+            ("/models/SmolLM2-135M", "SmolLM2-135M"),
+            ("SmolLM2.Q4_1.gguf", "SmolLM2.Q4_1"),
+            ("gpt2-v1.1/", "gpt2-v1.1"),
+            ("/", "model"),
+        ] {
+            assert_eq!(name_from_path(Path::new(path)), name);
+        }
+    }
+}

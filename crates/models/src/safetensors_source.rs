@@ -1,0 +1,317 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use easyedit_core::nearest_name;
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use serde_json::Value;
+
+use crate::json_file::{open_regular, read_json_object};
+use crate::{Error, Result, TensorSource, WeightType};
+
+/// The weights of a checkpoint in one file.
+pub const SINGLE_FILE: &str = "model.safetensors";
+/// The list of shards of a checkpoint in several files.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
+/// Bytes before the JSON of a safetensors header: its length.
+const LENGTH_BYTES: usize = 8;
+
+/// A tensor as its file describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredTensor {
+    /// Type of its numbers.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Index of its file in [`SafetensorsSource::shards`].
+    pub shard: usize,
+    /// Where its bytes are in [`Shard::data`].
+    pub bytes: Range<usize>,
+}
+
+/// One memory-mapped safetensors file.
+#[derive(Debug)]
+pub struct Shard {
+    path: PathBuf,
+    map: Mmap,
+    data_start: usize,
+    names: Vec<String>,
+    format: Option<String>,
+}
+
+impl Shard {
+    fn open(path: &Path) -> Result<(Self, Vec<(String, safetensors::tensor::TensorInfo)>)> {
+        let (file, length) = open_regular(path)?;
+        if length < LENGTH_BYTES as u64 {
+            return Err(Error::format(path, format!("is not a safetensors file: it has only {length} bytes; fetch it again")));
+        }
+        // SAFETY: the map is private to this value and only read; a file that is cut short while it is open is a fault of whoever
+        // cuts it.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
+        let (header_length, metadata) = SafeTensors::read_metadata(&map).map_err(|e| Error::format(path, header_fault(&map, &e)))?;
+        let names = metadata.offset_keys();
+        let mut infos = Vec::with_capacity(names.len());
+        for name in &names {
+            if let Some(info) = metadata.info(name) {
+                infos.push((name.clone(), info.clone()));
+            }
+        }
+        let format = metadata.metadata().as_ref().and_then(|m| m.get("format")).cloned();
+        Ok((Self { path: path.to_owned(), map, data_start: LENGTH_BYTES + header_length, names, format }, infos))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its tensors in the order in which their bytes lie in the file, without gaps.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The JSON of the header, with the spaces that pad it.
+    pub fn header(&self) -> &[u8] {
+        self.map.get(LENGTH_BYTES..self.data_start).unwrap_or_default()
+    }
+
+    /// Everything behind the header.
+    pub fn data(&self) -> &[u8] {
+        self.map.get(self.data_start..).unwrap_or_default()
+    }
+
+    /// The value of `format` in the header's metadata, e.g. `pt`: the framework the tensors were written from.
+    pub fn format(&self) -> Option<&str> {
+        self.format.as_deref()
+    }
+}
+
+/// What is wrong with a header, in words that say what to do.
+fn header_fault(bytes: &[u8], fault: &SafeTensorError) -> String {
+    if bytes.starts_with(b"version https://git-lfs") {
+        return "is a git-lfs pointer instead of the weights; run `git lfs pull` in its folder".to_owned();
+    }
+    let what = match fault {
+        SafeTensorError::HeaderTooLarge | SafeTensorError::HeaderTooSmall => "its header has an absurd length".to_owned(),
+        SafeTensorError::InvalidHeaderLength => "its header is cut short".to_owned(),
+        SafeTensorError::InvalidHeader(_) | SafeTensorError::InvalidHeaderStart | SafeTensorError::InvalidHeaderDeserialization(_) => {
+            format!("its header is not the JSON it should be ({fault})")
+        }
+        SafeTensorError::MetadataIncompleteBuffer => {
+            "it is cut short, or longer than its header says: the tensors named there do not fill it".to_owned()
+        }
+        SafeTensorError::InvalidOffset(name) => format!("tensor {name} overlaps another or leaves a gap"),
+        SafeTensorError::TensorInvalidInfo => "a tensor has more or fewer bytes than its shape needs".to_owned(),
+        SafeTensorError::ValidationOverflow => "a tensor has an absurd shape".to_owned(),
+        other => other.to_string(),
+    };
+    format!("is a damaged safetensors file: {what}; fetch it again")
+}
+
+/// The weights of a Hugging Face folder: `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
+///
+/// Files are memory-mapped; opening reads headers only, and a tensor is converted to `f32` when it is asked for.
+#[derive(Debug)]
+pub struct SafetensorsSource {
+    path: PathBuf,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, StoredTensor>,
+    sharded: bool,
+}
+
+impl SafetensorsSource {
+    /// Opens the weights in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if there are none (naming what is there instead), [`Error::Format`] naming the file whose header or index
+    /// is damaged, [`Error::Tensor`] naming a tensor that is not in the shard the index gives for it, or is in two.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let single = folder.join(SINGLE_FILE);
+        if single.exists() {
+            return Self::from_files(folder, &[single], false);
+        }
+        let index_path = folder.join(INDEX_FILE);
+        if !index_path.exists() {
+            return Err(no_weights(folder));
+        }
+        let index = read_json_object(&index_path)?;
+        let weight_map = index
+            .get("weight_map")
+            .and_then(Value::as_object)
+            .ok_or_else(|| Error::format(&index_path, "has no object \"weight_map\" from tensor to file; fetch it again"))?;
+        let mut files = BTreeSet::new();
+        for (tensor, file) in weight_map {
+            let name = file.as_str().ok_or_else(|| Error::format(&index_path, format!("gives no file name for tensor {tensor}")))?;
+            if !is_plain_name(name) {
+                return Err(Error::format(
+                    &index_path,
+                    format!("gives {name:?} for tensor {tensor}, which is not a file name inside the folder; do not use this checkpoint"),
+                ));
+            }
+            if !folder.join(name).exists() {
+                return Err(Error::format(&index_path, format!("names the shard {name}, which is not in the folder; fetch it again")));
+            }
+            files.insert(name);
+        }
+        if files.is_empty() {
+            return Err(Error::format(&index_path, "lists no tensors; fetch it again"));
+        }
+        let paths: Vec<PathBuf> = files.iter().map(|name| folder.join(name)).collect();
+        let source = Self::from_files(folder, &paths, true)?;
+        for (tensor, file) in weight_map {
+            let want = file.as_str().unwrap_or_default();
+            let found = source.tensor(tensor).and_then(|t| source.shards.get(t.shard)).and_then(|shard| shard.path.file_name());
+            if found.is_none_or(|found| found != want) {
+                return Err(Error::tensor(
+                    tensor,
+                    folder.join(want),
+                    format!("is not there although {INDEX_FILE} says so; fetch both files again"),
+                ));
+            }
+        }
+        Ok(source)
+    }
+
+    /// Opens one safetensors file, whatever it is called.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is damaged.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        Self::from_files(path, &[path.to_owned()], false)
+    }
+
+    fn from_files(path: &Path, files: &[PathBuf], sharded: bool) -> Result<Self> {
+        let mut source = Self { path: path.to_owned(), shards: Vec::with_capacity(files.len()), tensors: BTreeMap::new(), sharded };
+        for (number, file) in files.iter().enumerate() {
+            let (shard, infos) = Shard::open(file)?;
+            for (name, info) in infos {
+                let (start, end) = info.data_offsets;
+                let tensor = StoredTensor { dtype: info.dtype, shape: info.shape, shard: number, bytes: start..end };
+                if source.tensors.insert(name.clone(), tensor).is_some() {
+                    return Err(Error::tensor(name, file, "is in another shard too, so it is not clear which one counts"));
+                }
+            }
+            source.shards.push(shard);
+        }
+        Ok(source)
+    }
+
+    /// The files.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// Whether an index lists the files.
+    pub fn is_sharded(&self) -> bool {
+        self.sharded
+    }
+
+    /// How tensor `name` is stored.
+    pub fn tensor(&self, name: &str) -> Option<&StoredTensor> {
+        self.tensors.get(name)
+    }
+
+    /// All tensors, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &StoredTensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The bytes of tensor `name`, as they lie in the file.
+    pub fn raw(&self, name: &str) -> Option<&[u8]> {
+        let tensor = self.tensors.get(name)?;
+        self.shards.get(tensor.shard)?.data().get(tensor.bytes.clone())
+    }
+}
+
+impl TensorSource for SafetensorsSource {
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let missing = || {
+            let near = nearest_name(name, self.tensors.keys().map(String::as_str));
+            let near = near.map(|near| format!(" (there is {near})")).unwrap_or_default();
+            Error::tensor(name, &self.path, format!("is missing{near}; the checkpoint is incomplete or not of the kind config.json says"))
+        };
+        let tensor = self.tensors.get(name).ok_or_else(missing)?;
+        let file = self.shards.get(tensor.shard).map_or(self.path.as_path(), Shard::path);
+        if tensor.shape != shape {
+            let message =
+                format!("has shape {:?} where config.json asks for {shape:?}; they do not belong to the same model", tensor.shape);
+            return Err(Error::tensor(name, file, message));
+        }
+        let kind = WeightType::from_dtype(tensor.dtype).ok_or_else(|| unsupported_type(name, file, tensor.dtype))?;
+        let bytes = self.raw(name).ok_or_else(missing)?;
+        let (values, finite) = kind.widen(bytes);
+        if !finite {
+            let place = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
+            let value = values.get(place).copied().unwrap_or(f32::NAN);
+            let message = format!("is damaged: value {place} of {} is {value}; fetch the checkpoint again", values.len());
+            return Err(Error::tensor(name, file, message));
+        }
+        Ok(values)
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The error for a tensor whose numbers are of a type that is not read.
+pub(crate) fn unsupported_type(name: &str, file: &Path, dtype: Dtype) -> Error {
+    Error::tensor(
+        name,
+        file,
+        format!(
+            "is stored as {dtype}; weights are read as F32, F16 or BF16: convert it with `transformers` \
+             (model.to(torch.float32).save_pretrained(FOLDER))"
+        ),
+    )
+}
+
+/// Whether `name` is one ordinary file name, on any system.
+fn is_plain_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) && !name.contains(['/', '\\', ':', '\0'])
+}
+
+/// The error for a folder without safetensors, naming the weights it has instead.
+fn no_weights(folder: &Path) -> Error {
+    let names: Vec<String> =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let ending = |ends: &[&str]| names.iter().filter(|name| ends.iter().any(|end| name.ends_with(end))).min();
+    let hint = if let Some(gguf) = ending(&[".gguf"]) {
+        format!("give the file {gguf} itself as the model")
+    } else if let Some(pickle) = ending(&[".bin", ".pt", ".pth"]) {
+        format!(
+            "its {pickle} is not read: convert it with `transformers` \
+             (AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OUT, safe_serialization=True))"
+        )
+    } else {
+        "give a folder made by save_pretrained or fetched from the Hub".to_owned()
+    };
+    Error::NotFound(format!("{} has neither {SINGLE_FILE} nor {INDEX_FILE}; {hint}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_names_are_shards() {
+        for good in ["model-00001-of-00002.safetensors", "a b.safetensors", "..a"] {
+            assert!(is_plain_name(good), "{good}");
+        }
+        for bad in ["", ".", "..", "../x", "/etc/passwd", "a/b", "./a", "a/", "..\\x", "C:\\x", "c:x", "a\0b"] {
+            assert!(!is_plain_name(bad), "{bad}");
+        }
+    }
+}

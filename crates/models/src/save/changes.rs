@@ -1,0 +1,86 @@
+use std::collections::BTreeMap;
+
+use easyedit_core::{Edit, Matrix, ParamName, fingerprint_values};
+
+use super::SavedTensor;
+use crate::safetensors_source::unsupported_type;
+use crate::{Checkpoint, Error, Result, Shard, WeightType};
+
+/// A parameter's new values and how they are stored.
+pub(super) struct Change<'a> {
+    pub(super) kind: WeightType,
+    pub(super) values: &'a [f32],
+    pub(super) saved: SavedTensor,
+}
+
+/// Checks everything about the changes that can be wrong before a byte is written. The key is the stored name.
+pub(super) fn plan<'a>(
+    source: &Checkpoint,
+    changed: &'a BTreeMap<ParamName, Matrix>,
+    edits: &[Edit],
+) -> Result<BTreeMap<String, Change<'a>>> {
+    for edit in edits {
+        if let Some(name) = edit.deltas.keys().find(|name| !changed.contains_key(name)) {
+            let message = format!("the {} edit changes it, but its new values were not given to be saved", edit.method);
+            return Err(Error::tensor(name.as_str(), source.path(), message));
+        }
+    }
+    let mut changes = BTreeMap::new();
+    for (parameter, matrix) in changed {
+        let change = plan_one(source, parameter, matrix)?;
+        let name = change.saved.name.clone();
+        if let Some(other) = changes.insert(name.clone(), change) {
+            let other: Change<'_> = other;
+            let message = format!("both {} and {parameter} are stored in it", other.saved.parameter);
+            return Err(Error::tensor(name, source.path(), message));
+        }
+    }
+    Ok(changes)
+}
+
+fn plan_one<'a>(source: &Checkpoint, parameter: &ParamName, matrix: &'a Matrix) -> Result<Change<'a>> {
+    let error = |message: String| Error::tensor(parameter.as_str(), source.path(), message);
+    let (name, shape) = source
+        .stored_name(parameter.as_str())
+        .and_then(|name| source.files().shape(&name).map(|shape| (name, shape)))
+        .ok_or_else(|| error("was changed but is not in the checkpoint; save to the checkpoint the model was loaded from".to_owned()))?;
+    // The model shows a vector as one row.
+    let stored_shape = match shape[..] {
+        [length] => [1, length],
+        [rows, cols] => [rows, cols],
+        _ => return Err(error(format!("has {} dimensions in the checkpoint, and only matrices and vectors are changed", shape.len()))),
+    };
+    if matrix.shape() != stored_shape {
+        return Err(error(format!("the changed weight has shape {:?}, the checkpoint stores {shape:?}", matrix.shape())));
+    }
+    if matrix.values().iter().any(|v| !v.is_finite()) {
+        return Err(error("the changed weight holds NaN or infinity; the edit is not saved".to_owned()));
+    }
+    let kind = stored_type(source, &name)?;
+    let before = source.tensors().read(&name, &shape)?;
+    let (after, fits) = kind.widen(&kind.narrow(matrix.values()));
+    if !fits {
+        let largest = matrix.values().iter().fold(0f32, |max, v| max.max(v.abs()));
+        return Err(error(format!(
+            "the changed weight reaches {largest}, more than its type {} holds; save from an F32 copy of the model",
+            kind.name()
+        )));
+    }
+    let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt();
+    let (change, lost) = (distance(matrix.values(), &before), distance(&after, matrix.values()));
+    let rounding = if lost == 0.0 { 0.0 } else { lost / change };
+    let (before, after) = (fingerprint_values(stored_shape, &before), fingerprint_values(stored_shape, &after));
+    if change > 0.0 && before == after {
+        tracing::warn!("tensor {name}: the whole change is lost when it is rounded to {}", kind.name());
+    }
+    let saved = SavedTensor { parameter: parameter.clone(), name, dtype: kind.name(), shape, before, after, rounding };
+    Ok(Change { kind, values: matrix.values(), saved })
+}
+
+/// The type tensor `name` is written in: the one it has in a Hugging Face folder, else F32.
+fn stored_type(source: &Checkpoint, name: &str) -> Result<WeightType> {
+    let Some(folder) = source.files().folder() else { return Ok(WeightType::F32) };
+    let Some(tensor) = folder.source().tensor(name) else { return Ok(WeightType::F32) };
+    let file = folder.source().shards().get(tensor.shard).map_or(folder.path(), Shard::path);
+    WeightType::from_dtype(tensor.dtype).ok_or_else(|| unsupported_type(name, file, tensor.dtype))
+}

@@ -1,0 +1,101 @@
+//! Saving an edited model as a Hugging Face folder.
+
+mod card;
+mod changes;
+mod companions;
+mod output;
+mod provenance;
+mod weights;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use easyedit_core::{Edit, Fingerprint, Matrix, OutputFolder, ParamName, write_atomically};
+use serde::Serialize;
+
+use crate::{Checkpoint, Result};
+
+pub use output::check_output;
+pub use provenance::PROVENANCE_FILE;
+
+/// A tensor that was changed, as it is stored now.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SavedTensor {
+    /// The model's name of the parameter.
+    pub parameter: ParamName,
+    /// Its name in the files.
+    pub name: String,
+    /// Its type in the files: `F32`, `F16` or `BF16`.
+    pub dtype: &'static str,
+    /// Its shape in the files.
+    pub shape: Vec<usize>,
+    /// Fingerprint of the source's tensor.
+    pub before: Fingerprint,
+    /// Fingerprint of the tensor as stored, rounded to `dtype`.
+    pub after: Fingerprint,
+    /// Share of the change that rounding to `dtype` took or added: norm of (stored - wanted) over norm of (wanted - before).
+    pub rounding: f64,
+}
+
+/// What [`save_checkpoint`] wrote.
+#[derive(Clone, Debug)]
+pub struct SavedCheckpoint {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Names of the files in it, in alphabetical order.
+    pub files: Vec<String>,
+    /// The changed tensors, by name.
+    pub tensors: Vec<SavedTensor>,
+    /// Bytes of the weight files.
+    pub weight_bytes: u64,
+}
+
+/// Saves `source` with the parameters `changed` as a Hugging Face folder `out` that `transformers` loads.
+///
+/// Names, layout, types and shards stay those of the source; unchanged tensors are copied byte for byte, streamed from the map of
+/// the source; changed ones are rounded to the stored type. Tokenizer and configuration are carried along; `README.md` and
+/// `easyedit.json` say which `edits` were made. A source that is not a Hugging Face folder is written in F32. Everything is written
+/// to a hidden folder inside `out` first and moved when complete, `config.json` last.
+///
+/// # Errors
+///
+/// As [`check_output`]; [`Error::Tensor`](crate::Error::Tensor) naming a parameter that is not in the source, misshapen, not finite
+/// or too large for the stored type; [`Error::Io`](crate::Error::Io) if a file cannot be read or written, or the disk is full.
+/// Nothing half-written stays then.
+pub fn save_checkpoint(source: &Checkpoint, changed: &BTreeMap<ParamName, Matrix>, edits: &[Edit], out: &Path) -> Result<SavedCheckpoint> {
+    // Before the claim, which would create the folder and put its lock into it.
+    check_output(source, out)?;
+    let folder = OutputFolder::claim(out)?;
+    save_checkpoint_into(source, changed, edits, &folder)
+}
+
+/// As [`save_checkpoint`], into a folder that the caller has claimed already.
+///
+/// # Errors
+///
+/// As [`save_checkpoint`].
+pub fn save_checkpoint_into(
+    source: &Checkpoint,
+    changed: &BTreeMap<ParamName, Matrix>,
+    edits: &[Edit],
+    folder: &OutputFolder,
+) -> Result<SavedCheckpoint> {
+    check_output(source, folder.path())?;
+    let changes = changes::plan(source, changed, edits)?;
+    let mut companions = companions::gather(source)?;
+
+    let staging = output::Staging::new(folder)?;
+    let tensors: Vec<SavedTensor> = changes.values().map(|change| change.saved.clone()).collect();
+    let readme = companions.remove(card::CARD_FILE);
+    let provenance = provenance::provenance(source, edits, &tensors, companions.remove(PROVENANCE_FILE))?;
+    companions.insert(card::CARD_FILE.to_owned(), card::model_card(source, edits, &tensors, readme.as_deref()));
+    companions.insert(PROVENANCE_FILE.to_owned(), provenance);
+    output::refuse_overwriting(folder.path(), companions.keys())?;
+
+    let weight_bytes = weights::write(source, &changes, staging.path())?;
+    for (name, bytes) in &companions {
+        write_atomically(&staging.path().join(name), |w| w.write_all(bytes))?;
+    }
+    let files = staging.publish()?;
+    Ok(SavedCheckpoint { folder: folder.path().to_owned(), files, tensors, weight_bytes })
+}
