@@ -88,11 +88,25 @@ impl WeightType {
 
     /// The little-endian bytes of `values` in this type, rounded to nearest, ties to even.
     pub fn narrow(self, values: &[f32]) -> Vec<u8> {
-        match self {
-            Self::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            Self::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-            Self::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-        }
+        let mut bytes = vec![0; values.len() * self.size()];
+        bytes.par_chunks_mut(CHUNK * self.size()).zip(values.par_chunks(CHUNK)).for_each(|(bytes, values)| match self {
+            Self::F32 => {
+                for (place, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+                    *place = value.to_le_bytes();
+                }
+            }
+            Self::F16 => {
+                for (place, value) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+                    *place = f16::from_f32(*value).to_le_bytes();
+                }
+            }
+            Self::Bf16 => {
+                for (place, value) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+                    *place = bf16::from_f32(*value).to_le_bytes();
+                }
+            }
+        });
+        bytes
     }
 }
 

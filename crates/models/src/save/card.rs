@@ -54,7 +54,7 @@ fn describe(card: &mut String, source: &Checkpoint, edits: &[Edit], tensors: &[S
     let facts: usize = edits.iter().map(|edit| edit.requests.len()).sum();
     let _ = writeln!(
         card,
-        "# {name}, edited\n\n{name} with {}, written by easyedit {}. No other training took place.",
+        "# {name}, edited\n\n{name} with {}, written by easyedit {}.",
         count(facts, "fact changed inside its weights", "facts changed inside its weights"),
         env!("CARGO_PKG_VERSION")
     );

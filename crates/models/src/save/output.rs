@@ -49,7 +49,7 @@ fn same_place(a: &Path, b: &Path) -> bool {
 
 fn is_of_a_checkpoint(name: &str) -> bool {
     let weights = name.ends_with(".safetensors") && !name.ends_with(EDIT_FILE_SUFFIX);
-    weights || name == CONFIG_FILE || name == INDEX_FILE || name == PROVENANCE_FILE || name == "pytorch_model.bin"
+    weights || name.ends_with(".gguf") || [CONFIG_FILE, INDEX_FILE, PROVENANCE_FILE, "pytorch_model.bin"].contains(&name)
 }
 
 /// Fails if one of `names` is in `out` already: files that are not ours stay as they are.

@@ -179,14 +179,74 @@ fn write_shard_as_f32(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>
 
 #[cfg(test)]
 mod tests {
+    use easyedit_core::Tokenizer;
+
     use super::*;
+    use crate::{CheckpointFiles, TensorSource};
+
+    /// Three tensors in no file: a checkpoint of a format of its own.
+    struct InMemory(Value);
+
+    impl TensorSource for InMemory {
+        fn names(&self) -> Vec<String> {
+            ["c", "a", "b"].map(str::to_owned).into()
+        }
+
+        fn contains(&self, name: &str) -> bool {
+            ["a", "b", "c"].contains(&name)
+        }
+
+        fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+            Ok(vec![f32::from(name.as_bytes()[0]); shape.iter().product()])
+        }
+
+        fn path(&self) -> &Path {
+            Path::new("memory")
+        }
+    }
+
+    impl CheckpointFiles for InMemory {
+        fn config(&self) -> &Value {
+            &self.0
+        }
+
+        fn tensors(&self) -> &dyn TensorSource {
+            self
+        }
+
+        fn shape(&self, name: &str) -> Option<Vec<usize>> {
+            self.contains(name).then(|| vec![2, 3])
+        }
+
+        fn tokenizer(&self) -> Result<Tokenizer> {
+            Err(Error::NotFound("no tokenizer".into()))
+        }
+    }
+
+    #[test]
+    fn a_source_without_shards_is_split_with_an_index() {
+        let source = Checkpoint::from_files(Path::new("memory"), Box::new(InMemory(json!({}))));
+        let dir = tempfile::tempdir().unwrap();
+        let written = write_as_f32(&source, &BTreeMap::new(), dir.path(), 50).unwrap();
+        assert!(dir.path().join("model-00001-of-00002.safetensors").exists());
+        let opened = SafetensorsSource::open(dir.path()).unwrap();
+        assert!(opened.is_sharded());
+        assert_eq!(opened.names(), ["a", "b", "c"]);
+        for name in ["a", "b", "c"] {
+            assert_eq!(opened.read(name, &[2, 3]).unwrap(), source.tensors().read(name, &[2, 3]).unwrap());
+        }
+        let on_disk: u64 = opened.shards().iter().map(|s| s.path().metadata().unwrap().len()).sum();
+        assert_eq!(written, on_disk);
+        let index: Value = serde_json::from_slice(&std::fs::read(dir.path().join(INDEX_FILE)).unwrap()).unwrap();
+        assert_eq!(index["metadata"]["total_size"], 72);
+    }
 
     #[test]
     fn shards_hold_at_most_the_limit_and_every_tensor_once() {
         let part = |bytes: u64| Part { name: format!("t{bytes}"), shape: vec![], bytes };
         let shards = split([4, 4, 4, 20, 1, 8].map(part).into(), 8);
         let sizes: Vec<Vec<u64>> = shards.iter().map(|s| s.iter().map(|p| p.bytes).collect()).collect();
-        assert_eq!(sizes, [vec![4, 4], vec![4], vec![20], vec![1], vec![8]]);
+        assert_eq!(sizes, [vec![4, 4], vec![4], vec![20], vec![1], vec![8]].map(|v| v.to_vec()));
         assert_eq!(split(Vec::new(), 8).len(), 1);
     }
 }
