@@ -1,9 +1,12 @@
 //! Language models of easyedit: architectures, checkpoints in and out, tokenizers, and names of models.
+
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod checkpoint;
 mod error;
+pub mod gguf;
 mod json_file;
+mod resolve;
 mod safetensors_source;
 mod save;
 mod source;
@@ -12,6 +15,8 @@ mod weight_type;
 
 pub use checkpoint::{Checkpoint, CheckpointFiles, HuggingFaceFolder};
 pub use error::{Error, Result};
+pub use gguf::GgufFile;
+pub use resolve::{ModelLocation, ModelSettings, ShortName, cache_folder, resolve_model, resolve_model_with, short_names};
 pub use safetensors_source::{INDEX_FILE, SINGLE_FILE, SafetensorsSource, Shard, StoredTensor};
 pub use save::{PROVENANCE_FILE, SavedCheckpoint, SavedTensor, check_output, save_checkpoint, save_checkpoint_into};
 pub use source::TensorSource;
