@@ -78,7 +78,7 @@ fn the_same_seed_gives_the_same_edit() {
 #[test]
 fn an_edit_is_refused_by_a_model_it_was_not_made_for() {
     let sandbox = Sandbox::new();
-    easyedit::models::write_tiny_checkpoint("llama", 8, &sandbox.path("other")).unwrap();
+    easyedit::models::tiny::write_tiny_checkpoint("llama", 8, &sandbox.path("other")).unwrap();
     sandbox.edit(&["--out", "out"]).success();
     let before = sandbox.listing();
     sandbox.run(&["apply", "--model", "other", "--edit", EDIT_FILE, "--out", "applied"]).fails(1, &[TENSOR, "differs"]);

@@ -91,6 +91,38 @@ impl CheckpointFiles for HuggingFaceFolder {
     }
 }
 
+/// A GGUF file with the configuration it stands for.
+struct GgufCheckpoint {
+    file: crate::GgufFile,
+    config: Value,
+}
+
+impl GgufCheckpoint {
+    fn open(path: &Path) -> Result<Self> {
+        let file = crate::GgufFile::open(path)?;
+        let config = file.config()?;
+        Ok(Self { file, config })
+    }
+}
+
+impl CheckpointFiles for GgufCheckpoint {
+    fn config(&self) -> &Value {
+        &self.config
+    }
+
+    fn tensors(&self) -> &dyn TensorSource {
+        &self.file
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.file.shape(name).map(<[usize]>::to_vec)
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer> {
+        Ok(Tokenizer::new(self.file.tokenizer()?, self.file.eos_ids()?))
+    }
+}
+
 /// An opened checkpoint: what a model is loaded from, and what an edited model is saved by.
 ///
 /// Opening reads headers only; weights are read when asked for.
@@ -118,8 +150,7 @@ impl Checkpoint {
             return Ok(Self::from_files(path, Box::new(HuggingFaceFolder::open(path)?)));
         }
         match path.extension().and_then(|e| e.to_str()) {
-            // WIRE(gguf): Ok(Self::from_files(path, Box::new(crate::gguf::GgufFile::open(path)?)))
-            Some("gguf") => Err(Error::Unsupported(format!("{}: GGUF files are not read by this build", path.display()))),
+            Some("gguf") => Ok(Self::from_files(path, Box::new(GgufCheckpoint::open(path)?))),
             Some("safetensors") => Err(Error::Unsupported(format!(
                 "{}: a safetensors file alone does not say what model it is; give the folder with its config.json",
                 path.display()
@@ -187,11 +218,15 @@ impl Checkpoint {
         std::iter::once(parameter).chain(bare).find(|name| tensors.contains(name)).map(str::to_owned)
     }
 
-    // WIRE(families): loads the model on `device`.
-    // pub fn load(&self, device: &burn::tensor::Device) -> Result<Box<dyn easyedit_core::LanguageModel>> {
-    //     let config = crate::ModelConfig::from_json(self.config())?;
-    //     crate::load_model(&config, &self.name, self.tensors(), self.tokenizer()?, device)
-    // }
+    /// Loads the model on `device`, under the checkpoint's name.
+    ///
+    /// # Errors
+    ///
+    /// As [`load_model`](crate::load_model).
+    pub fn load(&self, device: &burn::tensor::Device) -> Result<Box<dyn easyedit_core::LanguageModel>> {
+        let config = crate::ModelConfig::new(self.config().clone(), self.path.join("config.json"))?;
+        crate::load_model(&config, &self.name, self.tensors(), self.tokenizer()?, device)
+    }
 }
 
 /// What full parameter names start with in models whose checkpoints may be of the headless model.

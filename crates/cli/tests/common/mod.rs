@@ -42,7 +42,7 @@ impl Sandbox {
     /// A folder with a tiny LLaMA in `model` and hyperparameters for it in `tiny.yaml`.
     pub fn new() -> Self {
         let sandbox = Self(tempfile::tempdir().unwrap());
-        easyedit::models::write_tiny_checkpoint("llama", 7, &sandbox.path("model")).unwrap();
+        easyedit::models::tiny::write_tiny_checkpoint("llama", 7, &sandbox.path("model")).unwrap();
         sandbox.write("tiny.yaml", HPARAMS);
         sandbox
     }
