@@ -2,19 +2,19 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-pub mod activation;
-pub mod attention;
+mod activation;
+mod attention;
 mod config;
 mod decoder;
 mod error;
 mod families;
 mod gpt2;
-pub mod linear;
+mod linear;
 mod llama;
 mod loader;
-pub mod norm;
+mod norm;
 mod parameters;
-pub mod rotary;
+mod rotary;
 mod source;
 #[doc(hidden)]
 pub mod tiny;
