@@ -2,23 +2,23 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-pub mod activation;
-pub mod attention;
+mod activation;
+mod attention;
 mod checkpoint;
 mod config;
 mod decoder;
 mod error;
 mod families;
 mod gpt2;
-pub mod gguf;
+mod gguf;
 mod json_file;
-pub mod linear;
+mod linear;
 mod llama;
 mod loader;
-pub mod norm;
+mod norm;
 mod parameters;
 mod resolve;
-pub mod rotary;
+mod rotary;
 mod safetensors_source;
 mod save;
 mod source;
