@@ -1,8 +1,10 @@
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use easyedit_core::Tokenizer;
 use serde_json::Value;
 
+use crate::companions::carried_files;
 use crate::json_file::read_json_object;
 use crate::tokenizer_files::load_tokenizer;
 use crate::{Error, Result, SafetensorsSource, TensorSource};
@@ -25,8 +27,16 @@ pub trait CheckpointFiles: Send + Sync {
     /// If it is missing or damaged.
     fn tokenizer(&self) -> Result<Tokenizer>;
 
-    /// The Hugging Face folder, when the checkpoint is one; its files are then carried along when it is saved.
-    fn folder(&self) -> Option<&HuggingFaceFolder> {
+    /// Name and content of the small files that make a Hugging Face folder together with the weights: `config.json`,
+    /// `tokenizer.json`, and whatever else goes along when the checkpoint is saved.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read or made.
+    fn companions(&self) -> Result<BTreeMap<String, Vec<u8>>>;
+
+    /// The safetensors that hold the weights; `None` for a checkpoint of another format, whose weights are saved in F32.
+    fn safetensors(&self) -> Option<&SafetensorsSource> {
         None
     }
 }
@@ -62,11 +72,6 @@ impl HuggingFaceFolder {
     pub fn path(&self) -> &Path {
         &self.path
     }
-
-    /// Its weights.
-    pub fn source(&self) -> &SafetensorsSource {
-        &self.source
-    }
 }
 
 impl CheckpointFiles for HuggingFaceFolder {
@@ -86,8 +91,12 @@ impl CheckpointFiles for HuggingFaceFolder {
         load_tokenizer(&self.path, &self.config)
     }
 
-    fn folder(&self) -> Option<&HuggingFaceFolder> {
-        Some(self)
+    fn companions(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        carried_files(&self.path, self.source.is_sharded())
+    }
+
+    fn safetensors(&self) -> Option<&SafetensorsSource> {
+        Some(&self.source)
     }
 }
 
@@ -187,9 +196,11 @@ impl Checkpoint {
         std::iter::once(parameter).chain(bare).find(|name| tensors.contains(name)).map(str::to_owned)
     }
 
-    // WIRE(families): loads the model on `device`.
+    // WIRE(families): `stored_name` above becomes
+    //     crate::stored_name(self.model_type(), parameter, &|name| self.tensors().contains(name))
+    // and the model is loaded by
     // pub fn load(&self, device: &burn::tensor::Device) -> Result<Box<dyn easyedit_core::LanguageModel>> {
-    //     let config = crate::ModelConfig::from_json(self.config())?;
+    //     let config = crate::ModelConfig::new(self.config().clone(), self.path.join("config.json"))?;
     //     crate::load_model(&config, &self.name, self.tensors(), self.tokenizer()?, device)
     // }
 }

@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod checkpoint;
+mod companions;
 mod error;
 mod json_file;
 mod safetensors_source;
