@@ -5,12 +5,13 @@
 mod activation;
 mod attention;
 mod checkpoint;
+mod companions;
 mod config;
 mod decoder;
 mod error;
 mod families;
 mod gpt2;
-mod gguf;
+pub mod gguf;
 mod json_file;
 mod linear;
 mod llama;
