@@ -41,7 +41,7 @@ pub use session::EditSession;
 pub fn registry() -> Registry {
     #[allow(unused_mut)]
     let mut registry = Registry::new();
-    // #[cfg(feature = "rome")]
-    // registry.register::<easyedit_rome::Rome>();
+    #[cfg(feature = "rome")]
+    registry.register::<easyedit_rome::Rome>();
     registry
 }
