@@ -1,1 +1,67 @@
-fn main() {}
+//! Project chores, run as `cargo xtask <chore>`.
+//!
+//! `ci` is the gate every change passes; `test` is its last step on its own; `tidy` checks what the compiler cannot: that the
+//! crates depend on each other exactly as drawn in `docs/architecture.md`, and that no file grows out of hand.
+
+mod ci;
+mod process;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Project chores of easyedit", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Run the whole gate: fmt, clippy, typos, deny, tidy, docs, tests
+    Ci,
+    /// Run the tests (with nextest where it is installed), then the doctests
+    Test {
+        /// Passed on to the test runner, e.g. a name filter
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Check dependency arrows, names that must not cross them, and file lengths
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<bool> {
+    let root = root()?;
+    match Arguments::parse().chore {
+        Chore::Ci => ci::ci(&root),
+        Chore::Test { arguments } => ci::test(&root, &arguments),
+        Chore::Tidy => {
+            let faults = tidy::faults(&root)?;
+            for fault in &faults {
+                eprintln!("tidy: {fault}");
+            }
+            Ok(faults.is_empty())
+        }
+    }
+}
+
+/// The repository's root folder.
+fn root() -> Result<PathBuf> {
+    let parent = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned);
+    parent.context("xtask has no parent folder")
+}

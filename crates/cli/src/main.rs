@@ -1,1 +1,53 @@
-fn main() {}
+//! The command line of easyedit.
+//!
+//! It parses, checks, calls the facade, and prints; everything that computes is in the libraries.
+//!
+//! Exit codes: 0 success, 1 the work failed, 2 the command line asks for something that does not exist.
+
+mod args;
+mod commands;
+mod failure;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Arguments, Common};
+use crate::commands::Context;
+use crate::progress::Bars;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(failure::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let bars = Bars::new(arguments.common.quiet);
+    log_to(&bars, &arguments.common);
+    let context = Context::new(arguments.common, bars);
+    match commands::run(&context, arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("{}", failure::describe(&error));
+            ExitCode::from(failure::exit_code(&error))
+        }
+    }
+}
+
+fn log_to(bars: &Bars, common: &Common) {
+    let level = match (common.quiet, common.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("EASYEDIT_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let colour = console::colors_enabled_stderr();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(bars.log_writer()).with_ansi(colour);
+    let _ = subscriber.without_time().with_target(false).try_init();
+}

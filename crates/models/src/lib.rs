@@ -1,17 +1,39 @@
 //! Language models of easyedit: architectures, checkpoints in and out, tokenizers, and names of models.
+
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod activation;
+mod attention;
 mod checkpoint;
+mod companions;
+mod config;
+mod decoder;
 mod error;
+mod families;
+mod gpt2;
+pub mod gguf;
 mod json_file;
+mod linear;
+mod llama;
+mod loader;
+mod norm;
+mod parameters;
+mod resolve;
+mod rotary;
 mod safetensors_source;
 mod save;
 mod source;
+#[doc(hidden)]
+pub mod tiny;
 mod tokenizer_files;
 mod weight_type;
 
 pub use checkpoint::{Checkpoint, CheckpointFiles, HuggingFaceFolder};
+pub use config::ModelConfig;
 pub use error::{Error, Result};
+pub use families::{Family, families, family, load_model, stored_name};
+pub use gguf::GgufFile;
+pub use resolve::{ModelLocation, ModelSettings, ShortName, cache_folder, resolve_model, resolve_model_with, short_names};
 pub use safetensors_source::{INDEX_FILE, SINGLE_FILE, SafetensorsSource, Shard, StoredTensor};
 pub use save::{PROVENANCE_FILE, SavedCheckpoint, SavedTensor, check_output, save_checkpoint, save_checkpoint_into};
 pub use source::TensorSource;

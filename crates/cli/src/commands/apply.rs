@@ -1,0 +1,30 @@
+//! `easyedit apply`
+
+use anyhow::Result;
+use easyedit::models::{check_output, save_checkpoint_into};
+use easyedit::{OutputFolder, apply_all};
+use serde_json::json;
+
+use super::{Context, changed_weights, load_edits};
+use crate::args::ApplyArguments;
+
+pub(super) fn run(context: &Context, arguments: &ApplyArguments) -> Result<()> {
+    context.check_device()?;
+    let edits = load_edits(&arguments.edit)?;
+    let checkpoint = context.open(&arguments.model.model)?;
+    check_output(&checkpoint, &arguments.out)?;
+    let folder = OutputFolder::claim(&arguments.out)?;
+    let mut model = context.load(&checkpoint)?;
+    // The program ends with the edited model: nothing is reverted.
+    let _applied = apply_all(&edits, &mut *model)?;
+    let changed = changed_weights(&*model, &edits)?;
+    let saved = save_checkpoint_into(&checkpoint, &changed, &edits, &folder)?;
+    let value = json!({ "checkpoint": saved.folder, "files": saved.files, "tensors": saved.tensors });
+    context.output.print(&value, || {
+        let mut text = format!("{} edit(s) applied to {}\n", edits.len(), checkpoint.name());
+        for tensor in &saved.tensors {
+            text.push_str(&format!("  {} ({}, rounding {:.1e} of the change)\n", tensor.name, tensor.dtype, tensor.rounding));
+        }
+        text + &format!("checkpoint  {}\n", saved.folder.display())
+    })
+}

@@ -1,0 +1,71 @@
+//! What a model writes after prompts, before and after an edit.
+
+use anyhow::Result;
+use easyedit::{EditRequest, GenerationConfig, LanguageModel, generate};
+
+use crate::output::{Continuation, Role};
+
+/// How many tokens are shown of each continuation.
+const TOKENS: usize = 10;
+
+/// A prompt to look at.
+#[derive(Clone, Debug)]
+pub(super) struct Watched {
+    pub(super) role: Role,
+    pub(super) prompt: String,
+    /// The new target, or for a neighbour its answer.
+    pub(super) answer: String,
+}
+
+impl Watched {
+    /// The prompts that a request brings along.
+    pub(super) fn of(request: &EditRequest) -> Vec<Self> {
+        let target = &request.target_new;
+        let mut watched = vec![Self { role: Role::Edited, prompt: request.filled_prompt(), answer: target.clone() }];
+        watched.extend(request.rephrase_prompt.iter().map(|p| Self { role: Role::Paraphrase, prompt: p.clone(), answer: target.clone() }));
+        for one in request.locality.values().flatten() {
+            watched.push(Self { role: Role::Neighbour, prompt: one.prompt.clone(), answer: one.ground_truth.clone() });
+        }
+        watched
+    }
+}
+
+/// Greedy continuations by both models, side by side.
+pub(super) fn compare(before: &dyn LanguageModel, after: &dyn LanguageModel, watched: &[Watched]) -> Result<Vec<Continuation>> {
+    let (first, second) = (continue_all(before, watched)?, continue_all(after, watched)?);
+    let rows = watched.iter().zip(first).zip(second);
+    Ok(rows
+        .map(|((one, before), after)| {
+            let as_wanted = match one.role {
+                Role::Neighbour if begins_with(&before, &one.answer) => begins_with(&after, &one.answer),
+                Role::Neighbour => before == after,
+                _ => begins_with(&after, &one.answer),
+            };
+            Continuation { role: one.role, prompt: one.prompt.clone(), before, after, as_wanted }
+        })
+        .collect())
+}
+
+fn continue_all(model: &dyn LanguageModel, watched: &[Watched]) -> Result<Vec<String>> {
+    let prompts: easyedit::Result<Vec<Vec<u32>>> = watched.iter().map(|one| Ok(model.tokenizer().encode(&one.prompt)?.ids)).collect();
+    let generated = generate(model, &prompts?, &GenerationConfig::greedy(TOKENS))?;
+    Ok(generated.iter().map(|one| one.text(model)).collect::<easyedit::Result<_>>()?)
+}
+
+/// Whether a continuation begins with the answer, in whole words.
+fn begins_with(text: &str, answer: &str) -> bool {
+    let rest = text.trim_start().strip_prefix(answer.trim());
+    rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_whole_words() {
+        assert!(begins_with(" Rome, Italy", "Rome"));
+        assert!(!begins_with(" Romeo", "Rome"));
+        assert!(!begins_with(" in Rome", "Rome"));
+    }
+}

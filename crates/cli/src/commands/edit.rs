@@ -1,0 +1,79 @@
+//! `easyedit edit`
+
+use anyhow::Result;
+use easyedit::{HparamsDocument, Mode};
+use serde_json::json;
+
+use super::requests::requests;
+use super::run::{Finished, Run};
+use super::{Context, check_file};
+use crate::args::{EditArguments, EditMode};
+use crate::output::{continuation_table, record_table, score_table};
+
+pub(super) fn run(context: &Context, arguments: &EditArguments) -> Result<()> {
+    let entry = *easyedit::registry().get(&arguments.method)?;
+    let hparams = match &arguments.hparams {
+        Some(path) => {
+            let document = HparamsDocument::load(path)?;
+            entry.build(&document)?;
+            Some((document, path.clone()))
+        }
+        None => None,
+    };
+    if let Some(corpus) = &arguments.corpus {
+        check_file("--corpus", corpus)?;
+    }
+    let run = Run {
+        model: &arguments.model.model,
+        entry,
+        hparams,
+        requests: requests(arguments)?,
+        mode: mode(arguments.mode),
+        corpus: arguments.corpus.clone(),
+        evaluate: !arguments.no_evaluation,
+        output: &arguments.output,
+        report: arguments.report.as_deref(),
+        watched: Vec::new(),
+    };
+    let finished = run.execute(context)?;
+    let value = json!({
+        "summary": finished.session.summary,
+        "hparams_source": finished.hparams.source.to_string(),
+        "records": finished.session.records,
+        "continuations": finished.continuations,
+        "saved": finished.saved,
+    });
+    context.output.print(&value, || text(&finished))?;
+    finished.check()
+}
+
+fn mode(mode: EditMode) -> Mode {
+    match mode {
+        EditMode::Independent => Mode::Independent,
+        EditMode::Sequential => Mode::Sequential,
+        EditMode::Batch => Mode::Batch,
+    }
+}
+
+fn text(finished: &Finished) -> String {
+    let session = &finished.session;
+    let mut text = finished.heading();
+    match session.records.as_slice() {
+        [one] => {
+            let request = &one.requested_rewrite;
+            text.push_str(&format!("fact      {} → {}\n", request.filled_prompt(), request.target_new));
+        }
+        many => text.push_str(&format!("facts     {}, mode {}\n", many.len(), session.summary.run.mode)),
+    }
+    if !finished.continuations.is_empty() {
+        text.push_str(&format!("\n{}", continuation_table(&finished.continuations)));
+    }
+    if let Some(table) = record_table(&session.records) {
+        text.push_str(&format!("\n{table}"));
+    }
+    if !session.summary.mean_metrics.post.is_empty() {
+        text.push_str(&format!("\n{}", score_table(&session.summary)));
+    }
+    text.push_str(&format!("\n{}", finished.closing()));
+    text
+}

@@ -1,0 +1,47 @@
+//! `easyedit generate`
+
+use anyhow::Result;
+use console::style;
+use easyedit::{GenerationConfig, Sampling, apply_all, generate};
+use serde_json::{Value, json};
+
+use super::{Context, load_edits};
+use crate::args::GenerateArguments;
+
+pub(super) fn run(context: &Context, arguments: &GenerateArguments) -> Result<()> {
+    context.check_device()?;
+    let edits = load_edits(&arguments.edit)?;
+    let checkpoint = context.open(&arguments.model.model)?;
+    let mut model = context.load(&checkpoint)?;
+    // The program ends with the edited model: nothing is reverted.
+    let _applied = apply_all(&edits, &mut *model)?;
+
+    let prompts: easyedit::Result<Vec<Vec<u32>>> = arguments.prompt.iter().map(|text| Ok(model.tokenizer().encode(text)?.ids)).collect();
+    let config = GenerationConfig {
+        max_new_tokens: arguments.max_new_tokens,
+        sampling: sampling(arguments),
+        seed: context.common.seed,
+        ignore_eos: false,
+    };
+    let generated = generate(&*model, &prompts?, &config)?;
+    let texts: easyedit::Result<Vec<String>> = generated.iter().map(|one| one.text(&*model)).collect();
+    let texts = texts?;
+    let pairs = || arguments.prompt.iter().zip(&texts);
+    let value: Vec<Value> = pairs().map(|(prompt, text)| json!({ "prompt": prompt, "continuation": text })).collect();
+    context.output.print(&value, || {
+        let shown: Vec<String> = pairs().map(|(prompt, text)| format!("{}{text}", style(prompt).dim())).collect();
+        shown.join("\n\n")
+    })
+}
+
+/// Greedy unless a flag asks for drawing.
+fn sampling(arguments: &GenerateArguments) -> Sampling {
+    if arguments.temperature.is_none() && arguments.top_k.is_none() && arguments.top_p.is_none() {
+        return Sampling::Greedy;
+    }
+    Sampling::Random {
+        temperature: arguments.temperature.unwrap_or(1.0),
+        top_k: arguments.top_k.and_then(|k| usize::try_from(k).ok()),
+        top_p: arguments.top_p,
+    }
+}

@@ -1,0 +1,89 @@
+//! `easyedit inspect`
+
+use anyhow::Result;
+use easyedit::{Edit, Matrix, WeightDelta};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::args::InspectArguments;
+use crate::output::{Align, Table};
+
+/// Letters of a fingerprint that are shown.
+const SHOWN_FINGERPRINT: usize = 12;
+
+pub(super) fn run(context: &Context, arguments: &InspectArguments) -> Result<()> {
+    let edit = Edit::load(&arguments.file)?;
+    let norms = norms(&edit)?;
+    let bytes = std::fs::metadata(&arguments.file)?.len();
+    let tensors: Vec<Value> = edit
+        .deltas
+        .iter()
+        .zip(&norms)
+        .map(|((name, change), norm)| {
+            json!({
+                "name": name, "kind": kind(&change.delta), "shape": change.delta.shape(), "rank": change.delta.rank(),
+                "norm": norm, "base": change.base,
+            })
+        })
+        .collect();
+    let value = json!({
+        "file": arguments.file, "bytes": bytes, "method": edit.method, "model": edit.model, "family": edit.family, "seed": edit.seed,
+        "requests": edit.requests, "hparams": edit.hparams, "tensors": tensors, "diagnostics": edit.diagnostics,
+    });
+    context.output.print(&value, || text(&edit, &norms, bytes))
+}
+
+/// Frobenius norm of each change.
+fn norms(edit: &Edit) -> Result<Vec<f64>> {
+    let host = easyedit::device::select("cpu")?;
+    edit.deltas.values().map(|change| Ok(Matrix::from_tensor(&change.delta.to_tensor(&host))?.norm())).collect()
+}
+
+fn kind(delta: &WeightDelta) -> &'static str {
+    match delta {
+        WeightDelta::LowRank { .. } => "low rank",
+        WeightDelta::Dense(_) => "dense",
+        WeightDelta::Sparse { .. } => "sparse",
+    }
+}
+
+fn text(edit: &Edit, norms: &[f64], bytes: u64) -> String {
+    let mut text = format!(
+        "method    {}, seed {}\nmodel     {} ({})\nsize      {:.1} kB\n\n",
+        edit.method,
+        edit.seed,
+        edit.model,
+        edit.family,
+        bytes as f64 / 1000.0
+    );
+    let mut facts = Table::new(&[("case", Align::Right), ("prompt", Align::Left), ("new target", Align::Left), ("subject", Align::Left)]);
+    for request in &edit.requests {
+        let subject = request.subject.clone().unwrap_or_default();
+        facts.row([request.case_id.to_string(), request.filled_prompt(), request.target_new.clone(), subject]);
+    }
+    let mut tensors = Table::new(&[
+        ("tensor", Align::Left),
+        ("change", Align::Left),
+        ("shape", Align::Left),
+        ("norm", Align::Right),
+        ("made for", Align::Left),
+    ]);
+    for ((name, change), norm) in edit.deltas.iter().zip(norms) {
+        let rank = change.delta.rank().map(|rank| format!(" ({rank})")).unwrap_or_default();
+        let [rows, cols] = change.delta.shape();
+        let base = change.base.as_str();
+        tensors.row([
+            name.to_string(),
+            format!("{}{rank}", kind(&change.delta)),
+            format!("{rows}×{cols}"),
+            format!("{norm:.4}"),
+            base.get(..SHOWN_FINGERPRINT).unwrap_or(base).to_owned(),
+        ]);
+    }
+    text.push_str(&format!("{}\n{}", facts.render(), tensors.render()));
+    if let Value::Object(hparams) = &edit.hparams {
+        let pairs: Vec<String> = hparams.iter().map(|(key, value)| format!("  {key}: {value}\n")).collect();
+        text.push_str(&format!("\nhyperparameters\n{}", pairs.concat()));
+    }
+    text
+}

@@ -1,0 +1,42 @@
+//! `easyedit methods` and `easyedit models`
+
+use anyhow::Result;
+use easyedit::models::{families, short_names};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::output::{Align, Table};
+
+/// Lists the registered methods.
+pub(super) fn methods(context: &Context) -> Result<()> {
+    let registry = easyedit::registry();
+    let value: Vec<Value> = registry.methods().map(|entry| json!({ "name": entry.name, "summary": entry.summary })).collect();
+    context.output.print(&value, || {
+        let mut table = Table::new(&[("method", Align::Left), ("", Align::Left)]);
+        for entry in registry.methods() {
+            table.row([entry.name.to_owned(), entry.summary.to_owned()]);
+        }
+        table.render()
+    })
+}
+
+/// Lists the families and the short names.
+pub(super) fn models(context: &Context) -> Result<()> {
+    let value = json!({
+        "families": families().iter().map(|family| json!({
+            "name": family.name, "model_types": family.model_types, "description": family.description,
+        })).collect::<Vec<_>>(),
+        "short_names": short_names().iter().map(|one| json!({ "name": one.name, "hub": one.hub, "about": one.about })).collect::<Vec<_>>(),
+    });
+    context.output.print(&value, || {
+        let mut table = Table::new(&[("family", Align::Left), ("model_type", Align::Left), ("", Align::Left)]);
+        for family in families() {
+            table.row([family.name.to_owned(), family.model_types.join(", "), family.description.to_owned()]);
+        }
+        let mut names = Table::new(&[("short name", Align::Left), ("Hub id", Align::Left), ("", Align::Left)]);
+        for one in short_names() {
+            names.row([one.name.to_owned(), one.hub.to_owned(), one.about.to_owned()]);
+        }
+        format!("{}\n{}\nAny checkpoint of these families can be named by its folder, its .gguf file or its Hub id.\n", table.render(), names.render())
+    })
+}

@@ -1,0 +1,111 @@
+//! One file per command, and what they share.
+
+mod apply;
+mod continuations;
+mod demo;
+mod destination;
+mod edit;
+mod generate;
+mod inspect;
+mod lists;
+mod requests;
+mod revert;
+mod run;
+mod stats;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use easyedit::models::{Checkpoint, cache_folder, resolve_model};
+use easyedit::{Edit, LanguageModel, Matrix, ParamName};
+
+use crate::args::{Command, Common};
+use crate::failure::UsageError;
+use crate::output::Output;
+use crate::progress::Bars;
+
+/// What every command is given besides its own flags.
+pub(crate) struct Context {
+    pub(crate) common: Common,
+    pub(crate) output: Output,
+    bars: Bars,
+}
+
+impl Context {
+    pub(crate) fn new(common: Common, bars: Bars) -> Self {
+        Self { output: Output::new(common.json), common, bars }
+    }
+
+    /// Where long work reports to.
+    pub(crate) fn progress(&self) -> &Bars {
+        &self.bars
+    }
+
+    /// Where methods keep what is worth keeping.
+    pub(crate) fn cache(&self) -> PathBuf {
+        cache_folder()
+    }
+
+    /// Checks `--device`, so that a wrong one is told before anything is computed.
+    pub(crate) fn check_device(&self) -> Result<()> {
+        easyedit::device::select(&self.common.device)?;
+        Ok(())
+    }
+
+    /// Finds a model (which may fetch it) and opens its files; no weight is read yet.
+    pub(crate) fn open(&self, name: &str) -> Result<Checkpoint> {
+        if name.trim().is_empty() {
+            return Err(UsageError("--model is empty; give a folder, a .gguf file, a Hub id or a short name".into()).into());
+        }
+        let location = resolve_model(name, &self.bars)?;
+        Ok(Checkpoint::open(&location.path)?.with_name(location.name))
+    }
+
+    /// Loads an opened model onto `--device`.
+    pub(crate) fn load(&self, checkpoint: &Checkpoint) -> Result<Box<dyn LanguageModel>> {
+        let device = easyedit::device::select(&self.common.device)?;
+        Ok(checkpoint.load(&device)?)
+    }
+}
+
+/// Does what the command line asks for.
+pub(crate) fn run(context: &Context, command: Command) -> Result<()> {
+    match command {
+        Command::Demo(arguments) => demo::run(context, &arguments),
+        Command::Edit(arguments) => edit::run(context, &arguments),
+        Command::Generate(arguments) => generate::run(context, &arguments),
+        Command::Apply(arguments) => apply::run(context, &arguments),
+        Command::Revert(arguments) => revert::run(context, &arguments),
+        Command::Inspect(arguments) => inspect::run(context, &arguments),
+        Command::Methods => lists::methods(context),
+        Command::Models => lists::models(context),
+        Command::Stats(arguments) => stats::run(context, &arguments),
+    }
+}
+
+/// Reads edit files.
+fn load_edits(paths: &[PathBuf]) -> Result<Vec<Edit>> {
+    paths.iter().map(|path| Ok(Edit::load(path)?)).collect()
+}
+
+/// The weights that `edits` change, as `model` has them.
+fn changed_weights(model: &dyn LanguageModel, edits: &[Edit]) -> Result<BTreeMap<ParamName, Matrix>> {
+    let names = edits.iter().flat_map(|edit| edit.deltas.keys());
+    names.map(|name| Ok((name.clone(), Matrix::from_tensor(&model.weight(name)?)?))).collect()
+}
+
+/// Checks that a file a flag names is there.
+fn check_file(flag: &str, path: &Path) -> Result<()> {
+    let metadata = std::fs::metadata(path).with_context(|| format!("cannot read {} (given with {flag})", path.display()))?;
+    if !metadata.is_file() {
+        return Err(UsageError(format!("{} (given with {flag}) is not a file", path.display())).into());
+    }
+    Ok(())
+}
+
+/// `model` as the first lines of a result name it.
+fn describe(model: &dyn LanguageModel, device: &str) -> String {
+    let spec = model.spec();
+    format!("{} ({}, {} layers of width {}) on {device}", spec.name, spec.family, spec.n_layers, spec.d_model)
+}

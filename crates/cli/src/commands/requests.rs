@@ -1,0 +1,48 @@
+//! The facts to edit, from the flags or from a file, checked before any model is opened.
+
+use anyhow::Result;
+use easyedit::tokens::SubjectPrompt;
+use easyedit::{EditRequest, EvaluationPrompt};
+
+use crate::args::EditArguments;
+
+/// Key under which `--locality` prompts are evaluated; the one of the datasets.
+pub(super) const LOCALITY: &str = "neighborhood";
+
+/// The requests of `edit`.
+pub(super) fn requests(arguments: &EditArguments) -> Result<Vec<EditRequest>> {
+    let requests = match (&arguments.requests, &arguments.prompt) {
+        (Some(path), _) => easyedit::data::read_requests(path)?,
+        (None, Some(prompt)) => vec![of_flags(arguments, prompt)],
+        (None, None) => Vec::new(),
+    };
+    for request in &requests {
+        check(request)?;
+    }
+    Ok(requests)
+}
+
+fn of_flags(arguments: &EditArguments, prompt: &str) -> EditRequest {
+    let mut request = EditRequest {
+        prompt: prompt.to_owned(),
+        subject: arguments.subject.clone(),
+        target_new: arguments.target.clone().unwrap_or_default(),
+        rephrase_prompt: arguments.rephrase.clone(),
+        ..EditRequest::default()
+    };
+    if !arguments.locality.is_empty() {
+        let prompts = arguments.locality.iter();
+        let prompts = prompts.map(|(prompt, answer)| EvaluationPrompt { prompt: prompt.clone(), ground_truth: answer.clone() });
+        request.locality.insert(LOCALITY.to_owned(), prompts.collect());
+    }
+    request
+}
+
+fn check(request: &EditRequest) -> Result<()> {
+    request.check()?;
+    if request.subject.is_some() {
+        // Whether a method needs a subject is its own business; one that is given has to be in the prompt.
+        SubjectPrompt::of(request)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! From a model's name and requests to edits, a report and saved results: what `edit` and `demo` share.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use easyedit::eval::{Record, ReportWriter};
+use easyedit::hparams::{FoundHparams, HparamsSource};
+use easyedit::{EditRequest, EditSession, Editor, EditorOptions, HparamsDocument, LanguageModel, MethodEntry, Mode, TextCorpora};
+
+use super::continuations::{Watched, compare};
+use super::destination::{Destination, Saved};
+use super::{Context, describe};
+use crate::args::OutputArguments;
+use crate::failure::UsageError;
+use crate::output::{Continuation, seconds};
+
+/// Continuations are shown for this many requests at most.
+const MOST_SHOWN: usize = 4;
+
+/// A run as the command line asks for it, checked as far as that goes without the model.
+pub(super) struct Run<'a> {
+    pub(super) model: &'a str,
+    pub(super) entry: MethodEntry,
+    /// Given hyperparameters, and the file they are from.
+    pub(super) hparams: Option<(HparamsDocument, PathBuf)>,
+    pub(super) requests: Vec<EditRequest>,
+    pub(super) mode: Mode,
+    pub(super) corpus: Option<PathBuf>,
+    pub(super) evaluate: bool,
+    pub(super) output: &'a OutputArguments,
+    pub(super) report: Option<&'a Path>,
+    /// Prompts to show besides those of the requests.
+    pub(super) watched: Vec<Watched>,
+}
+
+/// What came out.
+pub(super) struct Finished {
+    pub(super) session: EditSession,
+    /// One line on the model.
+    pub(super) model: String,
+    pub(super) hparams: FoundHparams,
+    pub(super) continuations: Vec<Continuation>,
+    pub(super) saved: Saved,
+    pub(super) report: Option<PathBuf>,
+}
+
+impl Run<'_> {
+    /// Checks the rest, loads the model, edits, evaluates and saves.
+    pub(super) fn execute(self, context: &Context) -> Result<Finished> {
+        context.check_device()?;
+        if self.requests.is_empty() {
+            bail!("there are no requests to edit");
+        }
+        self.check_saving()?;
+        let checkpoint = context.open(self.model)?;
+        let destination = Destination::claim(&checkpoint, self.output)?;
+        let mut report = self.report.map(ReportWriter::create).transpose()?;
+
+        let model = context.load(&checkpoint)?;
+        let hparams = self.hparams(&*model)?;
+        let method = self.entry.build(&hparams.document)?;
+        let told = describe(&*model, &context.common.device);
+        let options = EditorOptions {
+            mode: self.mode,
+            seed: context.common.seed,
+            evaluate: self.evaluate,
+            keep_going: self.requests.len() > 1,
+            cache: Some(context.cache()),
+        };
+        let corpora = TextCorpora { corpus: self.corpus.clone() };
+        let mut editor = Editor::new(model, method, options);
+        let mut on_record = |record: &Record| match &mut report {
+            Some(report) => report.record(record),
+            None => Ok(()),
+        };
+        let session = editor.run(&self.requests, &corpora, context.progress(), &mut on_record)?;
+        if let Some(report) = report {
+            report.finish(&session.summary)?;
+        }
+        let continuations = if self.evaluate { self.continuations(&session)? } else { Vec::new() };
+        let saved = match &destination {
+            Some(destination) if !session.edits.is_empty() => destination.save(&checkpoint, &session.edits, || session.edited())?,
+            _ => Saved::default(),
+        };
+        Ok(Finished { session, model: told, hparams, continuations, saved, report: self.report.map(Path::to_owned) })
+    }
+
+    fn check_saving(&self) -> Result<()> {
+        let checkpoint = self.output.out.is_some() && self.output.save.unwrap_or_default().checkpoint();
+        if checkpoint && self.mode == Mode::Independent && self.requests.len() > 1 {
+            return Err(UsageError(format!(
+                "{} requests edited independently have no model in common to save; use --mode sequential or batch, or --save edit",
+                self.requests.len()
+            ))
+            .into());
+        }
+        Ok(())
+    }
+
+    fn hparams(&self, model: &dyn LanguageModel) -> Result<FoundHparams> {
+        match &self.hparams {
+            Some((document, path)) => Ok(FoundHparams { document: document.clone(), source: HparamsSource::File(path.clone()) }),
+            None => Ok(easyedit::hparams::find(&self.entry, self.model, model.spec())?),
+        }
+    }
+
+    fn continuations(&self, session: &EditSession) -> Result<Vec<Continuation>> {
+        let edited: Vec<&Record> = session.records.iter().filter(|record| record.error.is_none()).collect();
+        if edited.is_empty() || edited.len() > MOST_SHOWN {
+            return Ok(Vec::new());
+        }
+        let mut all = Vec::new();
+        for (index, record) in edited.iter().enumerate() {
+            let model = match self.mode {
+                Mode::Independent => session.edited_by(index)?,
+                Mode::Sequential | Mode::Batch => session.edited()?,
+            };
+            let mut watched = Watched::of(&record.requested_rewrite);
+            watched.extend(self.watched.iter().cloned());
+            watched.sort_by_key(|one| one.role);
+            all.extend(compare(session.original(), &*model, &watched)?);
+        }
+        Ok(all)
+    }
+}
+
+impl Finished {
+    /// The lines that say what was done.
+    pub(super) fn heading(&self) -> String {
+        let run = &self.session.summary.run;
+        let mut text = format!("model     {}\nmethod    {}, hyperparameters {}\n", self.model, run.method, self.hparams.source);
+        if self.hparams.source == HparamsSource::Derived
+            && let Ok(yaml) = self.hparams.document.to_yaml()
+        {
+            yaml.lines().for_each(|line| text.push_str(&format!("            {line}\n")));
+        }
+        text
+    }
+
+    /// The lines that say what it took and where it is kept.
+    pub(super) fn closing(&self) -> String {
+        let summary = &self.session.summary;
+        let mut parts = vec![format!("prepared in {}", seconds(summary.seconds.prepare)), format!("edited in {}", seconds(summary.seconds.edit))];
+        if summary.seconds.evaluate > 0.0 {
+            parts.push(format!("evaluated in {}", seconds(summary.seconds.evaluate)));
+        }
+        if let Some(megabytes) = summary.peak_memory_mb {
+            parts.push(format!("peak memory {:.2} GB", megabytes / 1000.0));
+        }
+        let mut text = parts.join(" · ") + "\n";
+        for path in &self.saved.edits {
+            text.push_str(&format!("edit        {}\n", path.display()));
+        }
+        if let Some(path) = &self.saved.checkpoint {
+            text.push_str(&format!("checkpoint  {}\n", path.display()));
+        }
+        if let Some(path) = &self.report {
+            text.push_str(&format!("report      {}\n", path.display()));
+        }
+        text
+    }
+
+    /// An error if some requests could not be edited.
+    pub(super) fn check(&self) -> Result<()> {
+        let errors: Vec<&str> = self.session.records.iter().filter_map(|record| record.error.as_deref()).collect();
+        match errors.as_slice() {
+            [] => Ok(()),
+            [first, ..] => bail!("{} of {} requests could not be edited, the first because {first}", errors.len(), self.session.records.len()),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+use burn::tensor::{Tensor, activation};
+use easyedit_core::{KeyValue, Pass};
+
+/// Shape of a causal multi-head attention in which groups of query heads share their keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Attention {
+    /// Number of query heads; a multiple of `kv_heads`.
+    pub(crate) heads: usize,
+    /// Number of key and value heads.
+    pub(crate) kv_heads: usize,
+    /// Width of one head.
+    pub(crate) head_dim: usize,
+}
+
+impl Attention {
+    /// Factor of the scores.
+    pub(crate) fn scale(&self) -> f64 {
+        1.0 / (self.head_dim as f64).sqrt()
+    }
+
+    /// Attends in layer `layer`: to the pass's own tokens and to those cached before them, at most `window` tokens back.
+    ///
+    /// # Shapes
+    ///
+    /// `query: [tokens, heads * head_dim]`, already scaled; `key`, `value`: `[tokens, kv_heads * head_dim]`, positions already
+    /// encoded. The result is shaped as the query.
+    pub(crate) fn attend(
+        &self,
+        layer: usize,
+        query: Tensor<2>,
+        key: Tensor<2>,
+        value: Tensor<2>,
+        window: Option<usize>,
+        pass: &mut Pass,
+    ) -> Tensor<2> {
+        let query = self.split(pass, query, self.heads);
+        let key = self.split(pass, key, self.kv_heads);
+        let value = self.split(pass, value, self.kv_heads);
+        let KeyValue { keys, values } = pass.extend(layer, key, value);
+        let [rows, heads, width, head_dim] = query.dims();
+        let [_, kv_heads, slots, _] = keys.dims();
+        // The query heads of a group are stacked as further queries, so that keys and values need not be repeated.
+        let stacked = heads / kv_heads * width;
+        let mut scores = query.reshape([rows, kv_heads, stacked, head_dim]).matmul(keys.swap_dims(2, 3));
+        if let Some(mask) = pass.mask(window) {
+            scores = (scores.reshape([rows, heads, width, slots]) + mask).reshape([rows, kv_heads, stacked, slots]);
+        }
+        let mixed = activation::softmax(scores, 3).matmul(values);
+        let mixed = mixed.reshape([rows, heads, width, head_dim]).swap_dims(1, 2).reshape([rows, width, heads * head_dim]);
+        pass.collect(mixed)
+    }
+
+    /// `[tokens, heads * head_dim]` -> `[rows, heads, width, head_dim]`
+    fn split(&self, pass: &Pass, x: Tensor<2>, heads: usize) -> Tensor<4> {
+        let x = pass.spread(x);
+        let [rows, width, _] = x.dims();
+        x.reshape([rows, width, heads, self.head_dim]).swap_dims(1, 2)
+    }
+}

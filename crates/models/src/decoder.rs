@@ -1,0 +1,160 @@
+use std::ops::Range;
+
+use burn::tensor::{Device, Tensor};
+use easyedit_core::{Error, LanguageModel, ModelSpec, Module, ParamName, Pass, Probe, Result, Site, Tokenizer, nearest_name};
+
+use crate::parameters::{ParamMut, ParamRef, Parameters};
+
+/// What a family adds to [`Decoder`]: its layers and tables.
+pub(crate) trait Network: Parameters + Clone + Send + 'static {
+    /// What all layers of one pass share (position tables).
+    type Shared;
+
+    /// Embeddings of the pass's tokens; ids and positions are known to be inside the tables.
+    fn embed(&self, pass: &Pass) -> Tensor<2>;
+
+    /// Computes once what the layers of a pass share.
+    fn shared(&self, pass: &Pass) -> Self::Shared;
+
+    /// Runs layer `layer`, from `BlockInput` to `BlockOutput`.
+    fn block(&self, layer: usize, hidden: Tensor<2>, shared: &Self::Shared, pass: &mut Pass, probe: &mut dyn Probe) -> Tensor<2>;
+
+    /// Final norm and head.
+    fn head(&self, hidden: Tensor<2>) -> Tensor<2>;
+}
+
+/// A decoder language model of any family.
+#[derive(Clone)]
+pub(crate) struct Decoder<N> {
+    pub(crate) spec: ModelSpec,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) device: Device,
+    /// Whether positions are rows of a table, and so end where it ends.
+    pub(crate) learned_positions: bool,
+    pub(crate) network: N,
+}
+
+impl<N: Network> Decoder<N> {
+    fn unknown(&self, name: &ParamName) -> Error {
+        let names = self.parameter_names();
+        let hint = match nearest_name(name.as_str(), names.iter().map(ParamName::as_str)) {
+            Some(near) => format!(", did you mean {near}?"),
+            None => String::new(),
+        };
+        Error::tensor(name.as_str(), format!("{} has no such parameter{hint}", self.spec.name))
+    }
+
+    fn check_hidden(&self, hidden: &Tensor<2>) -> Result<usize> {
+        let [tokens, width] = hidden.dims();
+        if width == self.spec.d_model {
+            Ok(tokens)
+        } else {
+            Err(Error::Batch(format!("hidden states of width {width} do not fit {}, whose width is {}", self.spec.name, self.spec.d_model)))
+        }
+    }
+}
+
+impl<N: Network> LanguageModel for Decoder<N> {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    fn device(&self) -> Device {
+        self.device.clone()
+    }
+
+    fn embed(&self, pass: &Pass) -> Result<Tensor<2>> {
+        let ModelSpec { vocab_size, max_positions, name, .. } = &self.spec;
+        if let Some(id) = pass.batch().ids().iter().find(|id| **id as usize >= *vocab_size) {
+            return Err(Error::Batch(format!("token id {id} is beyond the {vocab_size} tokens of {name}; is this its tokenizer?")));
+        }
+        if self.learned_positions
+            && let Some(position) = pass.positions().iter().find(|position| **position >= *max_positions)
+        {
+            return Err(Error::Batch(format!("position {position} is beyond the {max_positions} positions of {name}; use a shorter text")));
+        }
+        Ok(self.network.embed(pass))
+    }
+
+    fn run_layers(&self, hidden: Tensor<2>, layers: Range<usize>, pass: &mut Pass, probe: &mut dyn Probe) -> Result<Tensor<2>> {
+        let tokens = self.check_hidden(&hidden)?;
+        if tokens != pass.batch().tokens() {
+            return Err(Error::Batch(format!("{tokens} hidden states do not fit a batch of {} tokens", pass.batch().tokens())));
+        }
+        if layers.start > layers.end || layers.end > self.spec.n_layers {
+            return Err(Error::Batch(format!("layers {layers:?} are out of range: {} has {} layers", self.spec.name, self.spec.n_layers)));
+        }
+        if layers.is_empty() {
+            return Ok(hidden);
+        }
+        let mut hidden = hidden;
+        if layers.start == 0 {
+            hidden = probe.at(Site::new(0, Module::Embedding), hidden);
+        }
+        let shared = self.network.shared(pass);
+        for layer in layers {
+            hidden = self.network.block(layer, hidden, &shared, pass, probe);
+            if probe.is_done() {
+                break;
+            }
+        }
+        Ok(hidden)
+    }
+
+    fn logits(&self, hidden: Tensor<2>, positions: &[usize]) -> Result<Tensor<2>> {
+        let tokens = self.check_hidden(&hidden)?;
+        if positions.is_empty() {
+            return Err(Error::Batch("logits were asked for at no position".into()));
+        }
+        if let Some(position) = positions.iter().find(|position| **position >= tokens) {
+            return Err(Error::Batch(format!("logits were asked for at position {position} of {tokens}")));
+        }
+        let all = positions.len() == tokens && positions.iter().enumerate().all(|(index, position)| index == *position);
+        let chosen = if all { hidden } else { (self as &dyn LanguageModel).rows_of(hidden, positions) };
+        Ok(self.network.head(chosen))
+    }
+
+    fn parameter_names(&self) -> Vec<ParamName> {
+        let mut names = Vec::new();
+        self.network.visit("", &mut |name, _| names.push(ParamName::from(name)));
+        names
+    }
+
+    fn weight(&self, name: &ParamName) -> Result<Tensor<2>> {
+        let mut found = None;
+        self.network.visit("", &mut |candidate, parameter| {
+            if candidate == name.as_str() {
+                found = Some(match parameter {
+                    ParamRef::Matrix(matrix) => matrix.clone(),
+                    ParamRef::Vector(vector) => vector.clone().unsqueeze(),
+                });
+            }
+        });
+        found.ok_or_else(|| self.unknown(name))
+    }
+
+    fn set_weight(&mut self, name: &ParamName, weight: Tensor<2>) -> Result<()> {
+        let want = self.weight(name)?.dims();
+        let have = weight.dims();
+        if want != have {
+            return Err(Error::tensor(name.as_str(), format!("has shape {want:?} and cannot be replaced by one of shape {have:?}")));
+        }
+        self.network.visit_mut("", &mut |candidate, parameter| {
+            if candidate == name.as_str() {
+                match parameter {
+                    ParamMut::Matrix(matrix) => *matrix = weight.clone(),
+                    ParamMut::Vector(vector) => *vector = weight.clone().reshape([have[1]]),
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn boxed_clone(&self) -> Box<dyn LanguageModel> {
+        Box::new(self.clone())
+    }
+}

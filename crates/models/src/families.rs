@@ -1,0 +1,108 @@
+use burn::tensor::Device;
+use easyedit_core::{LanguageModel, ModuleNames, ParamName, Tokenizer, nearest_name};
+
+use crate::loader::stored_under;
+use crate::{Error, ModelConfig, Result, TensorSource, gpt2, llama};
+
+type Load = fn(&ModelConfig, &str, &dyn TensorSource, Tokenizer, &Device) -> Result<Box<dyn LanguageModel>>;
+
+/// A family of models: one architecture, and what can be said of it.
+#[derive(Debug)]
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// Values of `model_type` in `config.json` that belong to it.
+    pub model_types: &'static [&'static str],
+    /// What it covers.
+    pub description: &'static str,
+    /// What its parameter names begin with, and some checkpoints leave out.
+    base: &'static str,
+    modules: fn(bool) -> ModuleNames,
+    load: Load,
+}
+
+impl Family {
+    /// Names of its modules; with a tied head, the head is the embedding.
+    pub fn modules(&self, tied_head: bool) -> ModuleNames {
+        (self.modules)(tied_head)
+    }
+}
+
+static FAMILIES: &[Family] = &[
+    Family {
+        name: "LLaMA",
+        model_types: &["llama", "mistral", "qwen2"],
+        description: "Llama 1 to 3, SmolLM, Mistral (sliding window), Qwen2 and Qwen2.5",
+        base: llama::BASE,
+        modules: llama::module_names,
+        load: llama::load,
+    },
+    Family {
+        name: "GPT-2",
+        model_types: &["gpt2"],
+        description: "GPT-2 small to XL and DistilGPT-2",
+        base: gpt2::BASE,
+        modules: gpt2::module_names,
+        load: gpt2::load,
+    },
+];
+
+/// All families, for listings.
+pub fn families() -> &'static [Family] {
+    FAMILIES
+}
+
+/// The family of a `model_type`.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] with the known ones and the nearest.
+pub fn family(model_type: &str) -> Result<&'static Family> {
+    FAMILIES.iter().find(|family| family.model_types.contains(&model_type)).ok_or_else(|| {
+        let known: Vec<&str> = FAMILIES.iter().flat_map(|family| family.model_types.iter().copied()).collect();
+        let hint = nearest_name(model_type, known.iter().copied()).map(|near| format!(", did you mean {near}?")).unwrap_or_default();
+        Error::Unsupported(format!("models of type {model_type:?} are not supported{hint} (supported: {})", known.join(", ")))
+    })
+}
+
+/// Loads a model: its weights are read from `tensors` one at a time, onto `device`. `name` is what it is called in messages.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] for an unknown family, [`Error::Format`] if the configuration does not hold together or the tokenizer
+/// does not fit the vocabulary, [`Error::Tensor`] if a tensor is missing or misshapen.
+pub fn load_model(
+    config: &ModelConfig,
+    name: &str,
+    tensors: &dyn TensorSource,
+    tokenizer: Tokenizer,
+    device: &Device,
+) -> Result<Box<dyn LanguageModel>> {
+    (family(config.model_type())?.load)(config, name, tensors, tokenizer, device)
+}
+
+/// The name under which a checkpoint stores parameter `name` of a model of type `model_type`: some leave out what all names begin
+/// with (`transformer.` in GPT-2's files on the Hub). `contains` tells whether the checkpoint has a tensor.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] for an unknown family.
+pub fn stored_name(model_type: &str, name: &ParamName, contains: &dyn Fn(&str) -> bool) -> Result<String> {
+    Ok(stored_under(family(model_type)?.base, name.as_str(), contains).to_owned())
+}
+
+/// Checks that every id of the tokenizer is a row of the embedding.
+pub(crate) fn check_tokenizer(config: &ModelConfig, tokenizer: &Tokenizer, vocab_size: usize) -> Result<()> {
+    let bound = tokenizer.id_bound();
+    if bound <= vocab_size {
+        return Ok(());
+    }
+    Err(Error::format(
+        config.origin(),
+        format!(
+            "the tokenizer does not fit the vocabulary: it has ids up to {}, the model {vocab_size} rows (vocab_size); \
+             use the tokenizer the model was trained with",
+            bound - 1
+        ),
+    ))
+}

@@ -1,0 +1,105 @@
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::Result;
+use crate::loader::Loader;
+use crate::parameters::{join, parameters};
+
+/// Root-mean-square norm: `x / sqrt(mean(x²) + ε) · w`.
+///
+/// # Source
+///
+/// Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
+#[derive(Clone, Debug)]
+pub(crate) struct RmsNorm {
+    weight: Tensor<1>,
+    epsilon: f64,
+    mean: Mean,
+}
+
+parameters!(RmsNorm { "weight" => weight });
+
+impl RmsNorm {
+    pub(crate) fn load(loader: &Loader<'_>, name: &str, width: usize, epsilon: f64) -> Result<Self> {
+        let weight = loader.vector(&join(name, "weight"), width)?;
+        let mean = Mean::new(width, &weight.device());
+        Ok(Self { weight, epsilon, mean })
+    }
+
+    /// Normalises each row of `x: [tokens, width]`.
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let scale = self.mean.of(x.clone() * x.clone()).add_scalar(self.epsilon).sqrt().recip();
+        x * scale * self.weight.clone().unsqueeze()
+    }
+}
+
+/// Layer norm: `(x - mean(x)) / sqrt(var(x) + ε) · w + b`.
+///
+/// # Source
+///
+/// Ba, Kiros and Hinton, "Layer Normalization", 2016.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerNorm {
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    epsilon: f64,
+    mean: Mean,
+}
+
+parameters!(LayerNorm { "weight" => weight, "bias" => bias });
+
+impl LayerNorm {
+    pub(crate) fn load(loader: &Loader<'_>, name: &str, width: usize, epsilon: f64) -> Result<Self> {
+        let weight = loader.vector(&join(name, "weight"), width)?;
+        let bias = loader.vector(&join(name, "bias"), width)?;
+        let mean = Mean::new(width, &weight.device());
+        Ok(Self { weight, bias, epsilon, mean })
+    }
+
+    /// Normalises each row of `x: [tokens, width]`.
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let centred = x.clone() - self.mean.of(x);
+        let scale = self.mean.of(centred.clone() * centred.clone()).add_scalar(self.epsilon).sqrt().recip();
+        centred * scale * self.weight.clone().unsqueeze() + self.bias.clone().unsqueeze()
+    }
+}
+
+/// The mean of each row as a product with a column of `1/width`: its gradient is one product too, where that of a reduction is
+/// several passes over the activations.
+#[derive(Clone, Debug)]
+struct Mean(Tensor<2>);
+
+impl Mean {
+    fn new(width: usize, device: &Device) -> Self {
+        Self(Tensor::from_data(TensorData::new(vec![1.0 / width as f32; width], [width, 1]), device))
+    }
+
+    /// `[tokens, width]` -> `[tokens, 1]`
+    fn of(&self, x: Tensor<2>) -> Tensor<2> {
+        x.matmul(self.0.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(got: Tensor<2>, want: &[f32]) {
+        let got = got.into_data().try_to_vec::<f32>().unwrap();
+        for (g, w) in got.iter().zip(want) {
+            assert!((g - w).abs() < 1e-5, "{got:?} is not {want:?}");
+        }
+    }
+
+    #[test]
+    fn norms_match_their_formulas() {
+        let device = easyedit_core::device::select("cpu").unwrap();
+        let x = Tensor::<2>::from_floats([[3.0, 4.0], [0.0, 2.0]], &device);
+        let weight = Tensor::<1>::from_floats([1.0, 2.0], &device);
+        let mean = Mean::new(2, &device);
+        let rms = RmsNorm { weight: weight.clone(), epsilon: 0.0, mean: mean.clone() };
+        let root = 12.5f32.sqrt();
+        close(rms.forward(x.clone()), &[3.0 / root, 8.0 / root, 0.0, 4.0 / 2f32.sqrt()]);
+        let layer = LayerNorm { weight, bias: Tensor::from_floats([0.5, 0.0], &device), epsilon: 0.0, mean };
+        close(layer.forward(x), &[-0.5, 2.0, -0.5, 2.0]);
+    }
+}

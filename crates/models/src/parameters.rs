@@ -1,0 +1,90 @@
+//! Parameters under their checkpoint names: one declaration per module serves reading, replacing and listing.
+
+use burn::tensor::Tensor;
+
+/// A parameter that can be looked at.
+pub(crate) enum ParamRef<'a> {
+    Matrix(&'a Tensor<2>),
+    Vector(&'a Tensor<1>),
+}
+
+/// A parameter that can be replaced.
+pub(crate) enum ParamMut<'a> {
+    Matrix(&'a mut Tensor<2>),
+    Vector(&'a mut Tensor<1>),
+}
+
+/// Something with named parameters; names are relative to the `path` it is visited under.
+pub(crate) trait Parameters {
+    fn visit<'a>(&'a self, path: &str, see: &mut dyn FnMut(&str, ParamRef<'a>));
+    fn visit_mut(&mut self, path: &str, see: &mut dyn FnMut(&str, ParamMut<'_>));
+}
+
+impl Parameters for Tensor<2> {
+    fn visit<'a>(&'a self, path: &str, see: &mut dyn FnMut(&str, ParamRef<'a>)) {
+        see(path, ParamRef::Matrix(self));
+    }
+
+    fn visit_mut(&mut self, path: &str, see: &mut dyn FnMut(&str, ParamMut<'_>)) {
+        see(path, ParamMut::Matrix(self));
+    }
+}
+
+impl Parameters for Tensor<1> {
+    fn visit<'a>(&'a self, path: &str, see: &mut dyn FnMut(&str, ParamRef<'a>)) {
+        see(path, ParamRef::Vector(self));
+    }
+
+    fn visit_mut(&mut self, path: &str, see: &mut dyn FnMut(&str, ParamMut<'_>)) {
+        see(path, ParamMut::Vector(self));
+    }
+}
+
+impl<P: Parameters> Parameters for Option<P> {
+    fn visit<'a>(&'a self, path: &str, see: &mut dyn FnMut(&str, ParamRef<'a>)) {
+        if let Some(inner) = self {
+            inner.visit(path, see);
+        }
+    }
+
+    fn visit_mut(&mut self, path: &str, see: &mut dyn FnMut(&str, ParamMut<'_>)) {
+        if let Some(inner) = self {
+            inner.visit_mut(path, see);
+        }
+    }
+}
+
+impl<P: Parameters> Parameters for Vec<P> {
+    fn visit<'a>(&'a self, path: &str, see: &mut dyn FnMut(&str, ParamRef<'a>)) {
+        for (index, inner) in self.iter().enumerate() {
+            inner.visit(&join(path, &index.to_string()), see);
+        }
+    }
+
+    fn visit_mut(&mut self, path: &str, see: &mut dyn FnMut(&str, ParamMut<'_>)) {
+        for (index, inner) in self.iter_mut().enumerate() {
+            inner.visit_mut(&join(path, &index.to_string()), see);
+        }
+    }
+}
+
+/// `path.name`, or `name` at the root.
+pub(crate) fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// Declares the named parameters of a struct: `parameters!(Type { "name.in.checkpoint" => field, ... })`.
+macro_rules! parameters {
+    ($type:ty { $($name:literal => $field:ident),* $(,)? }) => {
+        impl $crate::parameters::Parameters for $type {
+            fn visit<'a>(&'a self, path: &str, see: &mut dyn FnMut(&str, $crate::parameters::ParamRef<'a>)) {
+                $($crate::parameters::Parameters::visit(&self.$field, &$crate::parameters::join(path, $name), see);)*
+            }
+
+            fn visit_mut(&mut self, path: &str, see: &mut dyn FnMut(&str, $crate::parameters::ParamMut<'_>)) {
+                $($crate::parameters::Parameters::visit_mut(&mut self.$field, &$crate::parameters::join(path, $name), see);)*
+            }
+        }
+    };
+}
+pub(crate) use parameters;

@@ -1,0 +1,64 @@
+//! Hugging Face's cache: `models--organisation--name/refs/REVISION` names a commit, whose files are in `snapshots/COMMIT`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::HubId;
+
+/// Names of files that hold weights.
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// The folder of a model that is whole in the cache.
+pub(super) fn find(cache: &Path, id: &HubId<'_>) -> Result<PathBuf, String> {
+    let repository = cache.join(format!("models--{}", id.repository.replace('/', "--")));
+    let commit = match fs::read_to_string(repository.join("refs").join(id.revision)) {
+        Ok(commit) => commit.trim().to_owned(),
+        Err(_) if repository.join("snapshots").join(id.revision).is_dir() => id.revision.to_owned(),
+        Err(_) => return Err("not there".to_owned()),
+    };
+    if !is_file_name(&commit) {
+        return Err(format!("revision {} points to {commit:?}, which is no commit", id.revision));
+    }
+    let folder = repository.join("snapshots").join(commit);
+    missing_file(&folder).map_or(Ok(folder), |file| Err(format!("there, but without {file}")))
+}
+
+/// The first file a model needs that is not in `folder`.
+fn missing_file(folder: &Path) -> Option<String> {
+    let has = |name: &str| folder.join(name).is_file();
+    for name in ["config.json", "tokenizer.json"] {
+        if !has(name) {
+            return Some(name.to_owned());
+        }
+    }
+    if has(SINGLE) {
+        return None;
+    }
+    let Ok(index) = fs::read(folder.join(INDEX)) else { return Some(SINGLE.to_owned()) };
+    match shards(&index) {
+        Ok(shards) => shards.into_iter().find(|shard| !has(shard)),
+        Err(_) => Some(format!("a readable {INDEX}")),
+    }
+}
+
+/// The files an index names, each once.
+pub(super) fn shards(index: &[u8]) -> Result<Vec<String>, String> {
+    let index: Value = serde_json::from_slice(index).map_err(|e| format!("{INDEX} is not JSON: {e}"))?;
+    let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| format!("{INDEX} has no weight_map"))?;
+    let mut names = Vec::new();
+    for (tensor, file) in map {
+        let name = file.as_str().filter(|name| is_file_name(name));
+        names.push(name.ok_or_else(|| format!("{INDEX} says tensor {tensor} is in {file}, which is no file name"))?.to_owned());
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// Whether `name` stays in the folder it is looked up in.
+fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', ':', '\0'])
+}
