@@ -29,7 +29,11 @@ fn requests_that_cannot_be_edited() {
     let sandbox = Sandbox::new();
     let model = ["--model", "model", "--hparams", "tiny.yaml"];
     for (request, code, parts) in [
-        (&["--prompt", "The Louvre is in", "--subject", "The Eiffel Tower", "--target", "Rome"][..], 1, &["The Eiffel Tower", "The Louvre is in"][..]),
+        (
+            &["--prompt", "The Louvre is in", "--subject", "The Eiffel Tower", "--target", "Rome"][..],
+            1,
+            &["The Eiffel Tower", "The Louvre is in"][..],
+        ),
         (&["--prompt", "The Louvre is in", "--subject", "The Louvre", "--target", " "][..], 1, &["target", "The Louvre is in"][..]),
         (&["--prompt", "The Louvre is in", "--target", "Rome"][..], 1, &["subject", "The Louvre is in"][..]),
         (&["--prompt", "The Louvre is in", "--subject", "The Louvre"][..], 2, &["--target"][..]),

@@ -91,7 +91,8 @@ fn an_edit_is_refused_by_a_model_it_was_not_made_for() {
 #[test]
 fn several_requests_in_each_mode() {
     let sandbox = Sandbox::new();
-    let request = |id: usize, subject: &str| json!({ "case_id": id, "prompt": format!("{subject} is in"), "subject": subject, "target_new": "Rome" });
+    let request =
+        |id: usize, subject: &str| json!({ "case_id": id, "prompt": format!("{subject} is in"), "subject": subject, "target_new": "Rome" });
     sandbox.write("two.json", &json!([request(3, "The Louvre"), request(5, "The Kremlin")]).to_string());
     for (mode, files) in [
         ("independent", &["rome-3-the-louvre", "rome-5-the-kremlin"][..]),

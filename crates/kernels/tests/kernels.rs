@@ -20,8 +20,7 @@ fn contexts(model: &dyn LanguageModel) -> (Vec<FactRow>, ValueTargets) {
     let mut rows = Vec::new();
     let mut predictions = Vec::new();
     for template in ["{}", "So it is. {}", "I know. {}"] {
-        let (fact, target) =
-            prompt.in_context(template).encode_with_target(model.tokenizer(), FactToken::SubjectLast, "Rome").unwrap();
+        let (fact, target) = prompt.in_context(template).encode_with_target(model.tokenizer(), FactToken::SubjectLast, "Rome").unwrap();
         predictions.push(target.predicting().zip(target.target().iter().copied()).collect());
         rows.push(FactRow { ids: target.input().to_vec(), fact_index: fact.fact_index });
     }

@@ -36,10 +36,7 @@ const DEMO: Demo = Demo {
     subject: "The Eiffel Tower",
     known: "Paris",
     target: "Rome",
-    paraphrases: [
-        "To visit The Eiffel Tower, you have to travel to the city of",
-        "The Eiffel Tower is a famous landmark in the city of",
-    ],
+    paraphrases: ["To visit The Eiffel Tower, you have to travel to the city of", "The Eiffel Tower is a famous landmark in the city of"],
     neighbours: [
         ("The Kremlin is located in the city of", "Moscow"),
         ("The Brandenburg Gate is located in the city of", "Berlin"),

@@ -37,6 +37,10 @@ pub(super) fn models(context: &Context) -> Result<()> {
         for one in short_names() {
             names.row([one.name.to_owned(), one.hub.to_owned(), one.about.to_owned()]);
         }
-        format!("{}\n{}\nAny checkpoint of these families can be named by its folder, its .gguf file or its Hub id.\n", table.render(), names.render())
+        format!(
+            "{}\n{}\nAny checkpoint of these families can be named by its folder, its .gguf file or its Hub id.\n",
+            table.render(),
+            names.render()
+        )
     })
 }

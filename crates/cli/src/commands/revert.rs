@@ -76,7 +76,10 @@ fn restore(edited: &Checkpoint, base: Option<&Checkpoint>, name: &ParamName, edi
     if let Some(base) = base {
         let weight = read(base, name, shape)?;
         if fingerprint_values(shape, weight.values()) != *before {
-            bail!("tensor {name} of {}: is not the weight the edit was made for; give the model the edit was made on as --base", base.name());
+            bail!(
+                "tensor {name} of {}: is not the weight the edit was made for; give the model the edit was made on as --base",
+                base.name()
+            );
         }
         return Ok((weight, Way::FromBase));
     }

@@ -140,7 +140,8 @@ impl Finished {
     /// The lines that say what it took and where it is kept.
     pub(super) fn closing(&self) -> String {
         let summary = &self.session.summary;
-        let mut parts = vec![format!("prepared in {}", seconds(summary.seconds.prepare)), format!("edited in {}", seconds(summary.seconds.edit))];
+        let mut parts =
+            vec![format!("prepared in {}", seconds(summary.seconds.prepare)), format!("edited in {}", seconds(summary.seconds.edit))];
         if summary.seconds.evaluate > 0.0 {
             parts.push(format!("evaluated in {}", seconds(summary.seconds.evaluate)));
         }
@@ -165,7 +166,9 @@ impl Finished {
         let errors: Vec<&str> = self.session.records.iter().filter_map(|record| record.error.as_deref()).collect();
         match errors.as_slice() {
             [] => Ok(()),
-            [first, ..] => bail!("{} of {} requests could not be edited, the first because {first}", errors.len(), self.session.records.len()),
+            [first, ..] => {
+                bail!("{} of {} requests could not be edited, the first because {first}", errors.len(), self.session.records.len())
+            }
         }
     }
 }

@@ -49,16 +49,13 @@ pub(super) fn run(context: &Context, arguments: &StatsArguments) -> Result<()> {
     let config = MomentConfig { samples: settings.samples, ..MomentConfig::default() };
     let cache = context.cache();
     let started = std::time::Instant::now();
-    let moments =
-        cached_moments(&*model, &settings.layers, &settings.corpus, &documents, &config, Some(&cache), context.progress())?;
+    let moments = cached_moments(&*model, &settings.layers, &settings.corpus, &documents, &config, Some(&cache), context.progress())?;
     let took = started.elapsed().as_secs_f64();
 
     let rows: Vec<(usize, u64, usize, Option<PathBuf>)> =
         moments.iter().map(|(layer, (moments, path))| (*layer, moments.tokens(), moments.size(), path.clone())).collect();
-    let value: Vec<Value> = rows
-        .iter()
-        .map(|(layer, tokens, size, path)| json!({ "layer": layer, "tokens": tokens, "size": size, "file": path }))
-        .collect();
+    let value: Vec<Value> =
+        rows.iter().map(|(layer, tokens, size, path)| json!({ "layer": layer, "tokens": tokens, "size": size, "file": path })).collect();
     let value = json!({ "model": model.spec().name, "corpus": settings.corpus, "seconds": took, "layers": value });
     context.output.print(&value, || {
         let mut table = Table::new(&[("layer", Align::Right), ("tokens", Align::Right), ("size", Align::Left), ("file", Align::Left)]);

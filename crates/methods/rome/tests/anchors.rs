@@ -3,8 +3,8 @@
 
 use easyedit_core::tokens::{FactToken, SubjectPrompt};
 use easyedit_core::{
-    Capture, Corpora, Edit, EditContext, EditMethod, EditRequest, Error, HparamsDocument, LanguageModel, Matrix, Method, Module, Pass, Result,
-    Silent, Site, TokenBatch, WeightDelta, tensor_values,
+    Capture, Corpora, Edit, EditContext, EditMethod, EditRequest, Error, HparamsDocument, LanguageModel, Matrix, Method, Module, Pass,
+    Result, Silent, Site, TokenBatch, WeightDelta, tensor_values,
 };
 use easyedit_kernels::Cholesky;
 use easyedit_models::tiny_model;
@@ -24,7 +24,13 @@ impl Corpora for OneText {
 const CONTEXT: EditContext<'static> = EditContext { seed: 5, progress: &Silent, corpora: &OneText, cache: None };
 
 fn hparams(model: &dyn LanguageModel) -> RomeHparams {
-    RomeHparams { v_num_grad_steps: 6, v_lr: 0.2, mom2_adjustment: false, context_template_length_params: vec![(12, 5)], ..RomeHparams::for_spec(model.spec()) }
+    RomeHparams {
+        v_num_grad_steps: 6,
+        v_lr: 0.2,
+        mom2_adjustment: false,
+        context_template_length_params: vec![(12, 5)],
+        ..RomeHparams::for_spec(model.spec())
+    }
 }
 
 fn request() -> EditRequest {
@@ -100,7 +106,8 @@ fn a_second_moment_of_one_is_no_adjustment() {
     let mut method = Rome::new(adjusted).with_moments(layer, identity);
     let adjusted = method.edit(model.as_ref(), &[request()], &CONTEXT).unwrap();
     for (a, b) in plain.deltas.values().zip(adjusted.deltas.values()) {
-        let (a, b) = (tensor_values(&a.delta.to_tensor(&model.device())).unwrap(), tensor_values(&b.delta.to_tensor(&model.device())).unwrap());
+        let (a, b) =
+            (tensor_values(&a.delta.to_tensor(&model.device())).unwrap(), tensor_values(&b.delta.to_tensor(&model.device())).unwrap());
         assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-6));
     }
 }

@@ -25,8 +25,8 @@ impl Corpora for NoCorpora {
 }
 
 fn shared(path: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("EASYEDIT_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../../shared"), PathBuf::from);
+    let root =
+        std::env::var_os("EASYEDIT_SHARED").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../../shared"), PathBuf::from);
     let path = root.join(path);
     if path.exists() {
         return Some(path);
