@@ -17,7 +17,7 @@ const NAMES: &[(&str, Activation)] = &[
 
 /// An activation function between two projections of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
+pub(crate) enum Activation {
     /// `x σ(x)`
     Silu,
     /// `x Φ(x)`, exactly.
@@ -36,13 +36,13 @@ impl Activation {
     /// # Errors
     ///
     /// [`Error::Format`] if the name is unknown.
-    pub fn of(config: &ModelConfig, key: &str, default: &str) -> Result<Self> {
+    pub(crate) fn of(config: &ModelConfig, key: &str, default: &str) -> Result<Self> {
         let name = config.text_or(key, default)?;
         NAMES.iter().find(|(known, _)| *known == name).map(|(_, activation)| *activation).ok_or_else(|| unknown(config, key, name))
     }
 
     /// Applies the function to every element.
-    pub fn forward(self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward(self, x: Tensor<2>) -> Tensor<2> {
         match self {
             Self::Silu => activation::silu(x),
             Self::Gelu => activation::gelu(x),

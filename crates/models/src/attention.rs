@@ -3,18 +3,18 @@ use easyedit_core::{KeyValue, Pass};
 
 /// Shape of a causal multi-head attention in which groups of query heads share their keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attention {
+pub(crate) struct Attention {
     /// Number of query heads; a multiple of `kv_heads`.
-    pub heads: usize,
+    pub(crate) heads: usize,
     /// Number of key and value heads.
-    pub kv_heads: usize,
+    pub(crate) kv_heads: usize,
     /// Width of one head.
-    pub head_dim: usize,
+    pub(crate) head_dim: usize,
 }
 
 impl Attention {
     /// Factor of the scores.
-    pub fn scale(&self) -> f64 {
+    pub(crate) fn scale(&self) -> f64 {
         1.0 / (self.head_dim as f64).sqrt()
     }
 
@@ -24,7 +24,7 @@ impl Attention {
     ///
     /// `query: [tokens, heads * head_dim]`, already scaled; `key`, `value`: `[tokens, kv_heads * head_dim]`, positions already
     /// encoded. The result is shaped as the query.
-    pub fn attend(
+    pub(crate) fn attend(
         &self,
         layer: usize,
         query: Tensor<2>,

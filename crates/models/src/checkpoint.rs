@@ -1,11 +1,15 @@
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use easyedit_core::Tokenizer;
+use burn::tensor::Device;
+use easyedit_core::{LanguageModel, ParamName, Tokenizer};
 use serde_json::Value;
 
+use crate::companions::carried_files;
+use crate::families::{load_model, stored_name};
 use crate::json_file::read_json_object;
 use crate::tokenizer_files::load_tokenizer;
-use crate::{Error, Result, SafetensorsSource, TensorSource};
+use crate::{Error, GgufFile, ModelConfig, Result, SafetensorsSource, TensorSource};
 
 /// What every kind of checkpoint can tell: the seam between the files on disk and the models made from them.
 pub trait CheckpointFiles: Send + Sync {
@@ -25,8 +29,16 @@ pub trait CheckpointFiles: Send + Sync {
     /// If it is missing or damaged.
     fn tokenizer(&self) -> Result<Tokenizer>;
 
-    /// The Hugging Face folder, when the checkpoint is one; its files are then carried along when it is saved.
-    fn folder(&self) -> Option<&HuggingFaceFolder> {
+    /// Name and content of the small files that make a Hugging Face folder together with the weights: `config.json`,
+    /// `tokenizer.json`, and whatever else goes along when the checkpoint is saved.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read or made.
+    fn companions(&self) -> Result<BTreeMap<String, Vec<u8>>>;
+
+    /// The safetensors that hold the weights; `None` for a checkpoint of another format, whose weights are saved in F32.
+    fn safetensors(&self) -> Option<&SafetensorsSource> {
         None
     }
 }
@@ -62,11 +74,6 @@ impl HuggingFaceFolder {
     pub fn path(&self) -> &Path {
         &self.path
     }
-
-    /// Its weights.
-    pub fn source(&self) -> &SafetensorsSource {
-        &self.source
-    }
 }
 
 impl CheckpointFiles for HuggingFaceFolder {
@@ -86,20 +93,24 @@ impl CheckpointFiles for HuggingFaceFolder {
         load_tokenizer(&self.path, &self.config)
     }
 
-    fn folder(&self) -> Option<&HuggingFaceFolder> {
-        Some(self)
+    fn companions(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        carried_files(&self.path, self.source.is_sharded())
+    }
+
+    fn safetensors(&self) -> Option<&SafetensorsSource> {
+        Some(&self.source)
     }
 }
 
 /// A GGUF file with the configuration it stands for.
 struct GgufCheckpoint {
-    file: crate::GgufFile,
+    file: GgufFile,
     config: Value,
 }
 
 impl GgufCheckpoint {
     fn open(path: &Path) -> Result<Self> {
-        let file = crate::GgufFile::open(path)?;
+        let file = GgufFile::open(path)?;
         let config = file.config()?;
         Ok(Self { file, config })
     }
@@ -120,6 +131,10 @@ impl CheckpointFiles for GgufCheckpoint {
 
     fn tokenizer(&self) -> Result<Tokenizer> {
         Ok(Tokenizer::new(self.file.tokenizer()?, self.file.eos_ids()?))
+    }
+
+    fn companions(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        Ok(self.file.hf_files()?.into_iter().collect())
     }
 }
 
@@ -210,27 +225,27 @@ impl Checkpoint {
         &*self.files
     }
 
-    /// Name under which the checkpoint stores `parameter`: GPT-2's files on the Hub were written from the model without its head, so
-    /// they lack the `transformer.` in front.
-    pub fn stored_name(&self, parameter: &str) -> Option<String> {
-        let tensors = self.tensors();
-        let bare = parameter.strip_prefix(BASE_MODEL_PREFIX);
-        std::iter::once(parameter).chain(bare).find(|name| tensors.contains(name)).map(str::to_owned)
+    /// Name under which the checkpoint stores `parameter`; `None` if it has no such tensor.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] for an unknown family.
+    pub fn stored_name(&self, parameter: &ParamName) -> Result<Option<String>> {
+        let contains = |name: &str| self.tensors().contains(name);
+        let stored = stored_name(self.model_type(), parameter, &contains)?;
+        Ok(contains(&stored).then_some(stored))
     }
 
     /// Loads the model on `device`, under the checkpoint's name.
     ///
     /// # Errors
     ///
-    /// As [`load_model`](crate::load_model).
-    pub fn load(&self, device: &burn::tensor::Device) -> Result<Box<dyn easyedit_core::LanguageModel>> {
-        let config = crate::ModelConfig::new(self.config().clone(), self.path.join("config.json"))?;
-        crate::load_model(&config, &self.name, self.tensors(), self.tokenizer()?, device)
+    /// As [`load_model`].
+    pub fn load(&self, device: &Device) -> Result<Box<dyn LanguageModel>> {
+        let config = ModelConfig::new(self.config().clone(), self.path.join("config.json"))?;
+        load_model(&config, &self.name, self.tensors(), self.tokenizer()?, device)
     }
 }
-
-/// What full parameter names start with in models whose checkpoints may be of the headless model.
-const BASE_MODEL_PREFIX: &str = "transformer.";
 
 impl std::fmt::Debug for Checkpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -2,9 +2,10 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-pub mod activation;
-pub mod attention;
+mod activation;
+mod attention;
 mod checkpoint;
+mod companions;
 mod config;
 mod decoder;
 mod error;
@@ -12,13 +13,13 @@ mod families;
 pub mod gguf;
 mod gpt2;
 mod json_file;
-pub mod linear;
+mod linear;
 mod llama;
 mod loader;
-pub mod norm;
+mod norm;
 mod parameters;
 mod resolve;
-pub mod rotary;
+mod rotary;
 mod safetensors_source;
 mod save;
 mod source;

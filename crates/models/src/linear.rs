@@ -5,13 +5,13 @@ use crate::parameters::parameters;
 
 /// An affine map whose weight stays as the checkpoint stores it: `y = x W + b` or `y = x Wᵀ + b`.
 #[derive(Clone, Debug)]
-pub struct Linear {
+pub(crate) struct Linear {
     /// `[in, out]` or `[out, in]`, as `layout` says.
-    pub weight: Tensor<2>,
+    pub(crate) weight: Tensor<2>,
     /// `[out]`
-    pub bias: Option<Tensor<1>>,
+    pub(crate) bias: Option<Tensor<1>>,
     /// How the weight is stored.
-    pub layout: WeightLayout,
+    pub(crate) layout: WeightLayout,
 }
 
 parameters!(Linear { "weight" => weight, "bias" => bias });
@@ -22,7 +22,7 @@ impl Linear {
     /// # Shapes
     ///
     /// `[tokens, in]` -> `[tokens, out]`
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let weight = match self.layout {
             WeightLayout::OutIn => self.weight.clone().transpose(),
             WeightLayout::InOut => self.weight.clone(),
@@ -35,7 +35,7 @@ impl Linear {
     /// # Shapes
     ///
     /// `[tokens, in]` -> `[tokens, length]`
-    pub fn forward_part(&self, x: Tensor<2>, start: usize, length: usize) -> Tensor<2> {
+    pub(crate) fn forward_part(&self, x: Tensor<2>, start: usize, length: usize) -> Tensor<2> {
         let weight = match self.layout {
             WeightLayout::OutIn => self.weight.clone().narrow(0, start, length).transpose(),
             WeightLayout::InOut => self.weight.clone().narrow(1, start, length),

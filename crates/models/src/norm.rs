@@ -10,7 +10,7 @@ use crate::parameters::{join, parameters};
 ///
 /// Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
 #[derive(Clone, Debug)]
-pub struct RmsNorm {
+pub(crate) struct RmsNorm {
     weight: Tensor<1>,
     epsilon: f64,
     mean: Mean,
@@ -26,7 +26,7 @@ impl RmsNorm {
     }
 
     /// Normalises each row of `x: [tokens, width]`.
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let scale = self.mean.of(x.clone() * x.clone()).add_scalar(self.epsilon).sqrt().recip();
         x * scale * self.weight.clone().unsqueeze()
     }
@@ -38,7 +38,7 @@ impl RmsNorm {
 ///
 /// Ba, Kiros and Hinton, "Layer Normalization", 2016.
 #[derive(Clone, Debug)]
-pub struct LayerNorm {
+pub(crate) struct LayerNorm {
     weight: Tensor<1>,
     bias: Tensor<1>,
     epsilon: f64,
@@ -56,7 +56,7 @@ impl LayerNorm {
     }
 
     /// Normalises each row of `x: [tokens, width]`.
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let centred = x.clone() - self.mean.of(x);
         let scale = self.mean.of(centred.clone() * centred.clone()).add_scalar(self.epsilon).sqrt().recip();
         centred * scale * self.weight.clone().unsqueeze() + self.bias.clone().unsqueeze()

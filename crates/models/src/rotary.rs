@@ -10,7 +10,7 @@ use crate::{ModelConfig, Result};
 ///
 /// Su et al., "RoFormer", 2021; the `llama3` scaling is that of Llama 3.1's reference code.
 #[derive(Clone, Debug)]
-pub struct Rotary {
+pub(crate) struct Rotary {
     /// Angle per position of each pair of a head's dimensions, `head_dim / 2` of them.
     frequencies: Vec<f64>,
     /// `[head_dim, head_dim]`: what a product with it turns `(x1, x2)` into is `(-x2, x1)`.
@@ -23,7 +23,7 @@ impl Rotary {
     /// # Errors
     ///
     /// [`Error::Format`](crate::Error::Format) if the head size is odd, or the scaling is of an unknown kind or lacks a number.
-    pub fn of(config: &ModelConfig, head_dim: usize, device: &Device) -> Result<Self> {
+    pub(crate) fn of(config: &ModelConfig, head_dim: usize, device: &Device) -> Result<Self> {
         if head_dim % 2 != 0 {
             return Err(config.error("head_dim", format!("is {head_dim}; rotary positions need an even number")));
         }
@@ -51,7 +51,7 @@ impl Rotary {
 
     /// The rotations for tokens at `positions`; what is rotated is multiplied by `factor` as well (the scale of attention scores,
     /// which so costs no pass of its own).
-    pub fn at(&self, positions: &[usize], factor: f64) -> Rotation {
+    pub(crate) fn at(&self, positions: &[usize], factor: f64) -> Rotation {
         let half = self.frequencies.len();
         let mut cos = Vec::with_capacity(positions.len() * half * 2);
         let mut sin = Vec::with_capacity(positions.len() * half * 2);
@@ -72,7 +72,7 @@ impl Rotary {
 
 /// The rotations of the tokens of one pass.
 #[derive(Clone, Debug)]
-pub struct Rotation {
+pub(crate) struct Rotation {
     cos: Tensor<3>,
     sin: Tensor<3>,
     quarter_turn: Tensor<2>,
@@ -80,7 +80,7 @@ pub struct Rotation {
 
 impl Rotation {
     /// Rotates every head of `x: [tokens, heads * head_dim]`.
-    pub fn apply(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn apply(&self, x: Tensor<2>) -> Tensor<2> {
         let [tokens, width] = x.dims();
         let [_, _, head_dim] = self.cos.dims();
         let heads = width / head_dim;

@@ -43,7 +43,7 @@ pub fn tiny_model(family: &str, seed: u64) -> Result<Box<dyn LanguageModel>> {
 pub fn tiny_model_from(config: Value, seed: u64, device: &Device) -> Result<Box<dyn LanguageModel>> {
     let config = ModelConfig::new(config, "config.json")?;
     let name = format!("tiny-{}", config.model_type());
-    load_model(&config, &name, &RandomTensors::new(seed), tiny_tokenizer()?, device)
+    load_model(&config, &name, &RandomTensors { seed, read: None }, tiny_tokenizer()?, device)
 }
 
 /// The `config.json` of the tiny model of a family.
@@ -112,7 +112,7 @@ pub fn write_tiny_checkpoint(family: &str, seed: u64, folder: &Path) -> Result<(
     let config = tiny_config(family)?;
     let device = easyedit_core::device::select("cpu")?;
     let tokenizer = tiny_tokenizer()?;
-    let tensors = RandomTensors::new(seed);
+    let tensors = RandomTensors { seed, read: Some(RefCell::default()) };
     load_model(&ModelConfig::new(config.clone(), folder.join("config.json"))?, family, &tensors, tokenizer.clone(), &device)?;
 
     std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
@@ -125,9 +125,9 @@ pub fn write_tiny_checkpoint(family: &str, seed: u64, folder: &Path) -> Result<(
 
     let path = folder.join("model.safetensors");
     let broken = |e: safetensors::SafeTensorError| Error::format(&path, e.to_string());
-    let read = tensors.read.borrow();
+    let read = tensors.read.unwrap_or_default().into_inner();
     let mut views = Vec::new();
-    for (name, (shape, values)) in read.iter() {
+    for (name, (shape, values)) in &read {
         views.push((name, TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values)).map_err(broken)?));
     }
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
@@ -137,18 +137,13 @@ pub fn write_tiny_checkpoint(family: &str, seed: u64, folder: &Path) -> Result<(
 /// Tensors of every name, drawn at random: gains around 1, biases around 0.
 struct RandomTensors {
     seed: u64,
-    read: RefCell<BTreeMap<String, (Vec<usize>, Vec<f32>)>>,
-}
-
-impl RandomTensors {
-    fn new(seed: u64) -> Self {
-        Self { seed, read: RefCell::default() }
-    }
+    /// What was read, if it is to be remembered.
+    read: Option<RefCell<BTreeMap<String, (Vec<usize>, Vec<f32>)>>>,
 }
 
 impl TensorSource for RandomTensors {
     fn names(&self) -> Vec<String> {
-        self.read.borrow().keys().cloned().collect()
+        self.read.iter().flat_map(|read| read.borrow().keys().cloned().collect::<Vec<_>>()).collect()
     }
 
     fn contains(&self, _: &str) -> bool {
@@ -170,7 +165,9 @@ impl TensorSource for RandomTensors {
         // A sum of uniform draws is normal enough, and needs no logarithm.
         let mut normal = || (0..6).map(|_| rng.random::<f32>() - 0.5).sum::<f32>() * 2f32.sqrt();
         let values: Vec<f32> = (0..count).map(|_| centre + spread * normal()).collect();
-        self.read.borrow_mut().insert(name.to_owned(), (shape.to_vec(), values.clone()));
+        if let Some(read) = &self.read {
+            read.borrow_mut().insert(name.to_owned(), (shape.to_vec(), values.clone()));
+        }
         Ok(values)
     }
 

@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use easyedit_core::Tokenizer;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::json_file::{read_json_object_if_present, read_small_file};
@@ -25,7 +26,8 @@ pub fn load_tokenizer(folder: &Path, config: &Value) -> Result<Tokenizer> {
     }
     let bytes = read_small_file(&path)?;
     let damaged = |what: &dyn std::fmt::Display| Error::format(&path, format!("is not a tokenizer: {what}; fetch it again"));
-    // Some damaged vocabularies make the tokenizers crate panic instead of returning an error.
+    // The tokenizers crate panics on some damaged files instead of returning an error; most of those are not JSON at all.
+    serde_json::from_slice::<IgnoredAny>(&bytes).map_err(|e| damaged(&e))?;
     let parsed = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&bytes));
     let inner = parsed.map_err(|_| damaged(&"its parts contradict each other"))?.map_err(|e| damaged(&e))?;
 

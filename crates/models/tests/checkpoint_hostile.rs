@@ -187,8 +187,17 @@ fn tokenizers_that_are_damaged_or_missing_are_named() {
     message(&["generation_config.json", "eos_token_id"]);
     fs::write(dir.path().join("generation_config.json"), "{").unwrap();
     message(&["generation_config.json"]);
-    fs::write(dir.path().join("tokenizer.json"), &TOKENIZER[..100]).unwrap();
-    message(&["tokenizer.json"]);
+    // The second to fourth made the tokenizers crate panic, or may do so.
+    for bad in [
+        TOKENIZER[..100].to_owned(),
+        TOKENIZER.replace("\"decoder\":null", "\"decoder\":?null"),
+        TOKENIZER.replace("\"decoder\":null", "\"decoder\":{\"type\":7}"),
+        TOKENIZER.replace("\"type\":\"WordLevel\"", "\"type\":\"BPE\",\"merges\":[[\"a\",\"b\"]]"),
+    ] {
+        assert_ne!(bad, TOKENIZER);
+        fs::write(dir.path().join("tokenizer.json"), bad).unwrap();
+        message(&["tokenizer.json", "not a tokenizer"]);
+    }
     fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
     message(&["tokenizer.json", "fetch it"]);
     fs::write(dir.path().join("tokenizer.model"), "sentencepiece").unwrap();

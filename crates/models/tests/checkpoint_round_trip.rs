@@ -19,7 +19,7 @@ fn rounded(kind: WeightType, values: &[f32]) -> Vec<f32> {
 }
 
 fn source(checkpoint: &Checkpoint) -> &SafetensorsSource {
-    checkpoint.files().folder().unwrap().source()
+    checkpoint.files().safetensors().unwrap()
 }
 
 fn json(path: &Path) -> Value {
@@ -111,6 +111,7 @@ fn parameters_are_found_without_the_prefix_and_vectors_as_rows() {
         raw("h.0.mlp.c_proj.bias", WeightType::F16, &[3], &values(3, 0.0)),
     ];
     write_checkpoint(&input, weights, false);
+    fs::write(input.join("config.json"), r#"{"model_type": "gpt2"}"#).unwrap();
     let checkpoint = Checkpoint::open(&input).unwrap();
     let mut changes = changed("transformer.h.0.mlp.c_proj.weight", 2, 3, values(6, 5.0));
     changes.extend(changed("transformer.h.0.mlp.c_proj.bias", 1, 3, values(3, 5.0)));
@@ -154,6 +155,12 @@ impl CheckpointFiles for Foreign {
     fn tokenizer(&self) -> Result<Tokenizer> {
         self.0.tokenizer()
     }
+
+    fn companions(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        let tokenizer = self.tokenizer()?.inner().to_string(true).unwrap();
+        let config = r#"{"model_type": "llama", "eos_token_id": 3, "torch_dtype": "float32"}"#;
+        Ok(BTreeMap::from([("config.json".into(), config.into()), ("tokenizer.json".into(), tokenizer.into_bytes())]))
+    }
 }
 
 #[test]
@@ -176,8 +183,8 @@ fn a_checkpoint_of_another_format_becomes_a_folder_in_f32() {
     let tokenizer = again.tokenizer().unwrap();
     assert_eq!(tokenizer.eos(), [3]);
     assert_eq!(tokenizer.encode("the tower").unwrap().ids, [0, 1]);
-    assert_eq!(json(&out.join("tokenizer_config.json"))["eos_token"], "</s>");
-    assert_eq!(json(&out.join("generation_config.json"))["eos_token_id"], 3);
+    assert_eq!(source(&again).shards()[0].format(), Some("pt"));
+    assert_eq!(source(&again).tensor(B).unwrap().dtype, safetensors::Dtype::F32);
 }
 
 #[test]

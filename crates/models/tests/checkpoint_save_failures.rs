@@ -153,6 +153,10 @@ impl CheckpointFiles for Failing {
     fn tokenizer(&self) -> Result<Tokenizer> {
         self.0.tokenizer()
     }
+
+    fn companions(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        self.0.companions()
+    }
 }
 
 #[test]

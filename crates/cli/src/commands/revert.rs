@@ -99,7 +99,7 @@ fn restore(edited: &Checkpoint, base: Option<&Checkpoint>, name: &ParamName, edi
 /// A weight as the checkpoint stores it; a vector as one row.
 fn read(checkpoint: &Checkpoint, name: &ParamName, shape: [usize; 2]) -> Result<Matrix> {
     let stored = checkpoint
-        .stored_name(name.as_str())
+        .stored_name(name)?
         .with_context(|| format!("tensor {name}: {} has none of that name; the edit is for another model", checkpoint.name()))?;
     let has = checkpoint.files().shape(&stored).unwrap_or_default();
     let [rows, cols] = shape;

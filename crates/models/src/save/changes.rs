@@ -41,7 +41,7 @@ pub(super) fn plan<'a>(
 fn plan_one<'a>(source: &Checkpoint, parameter: &ParamName, matrix: &'a Matrix) -> Result<Change<'a>> {
     let error = |message: String| Error::tensor(parameter.as_str(), source.path(), message);
     let (name, shape) = source
-        .stored_name(parameter.as_str())
+        .stored_name(parameter)?
         .and_then(|name| source.files().shape(&name).map(|shape| (name, shape)))
         .ok_or_else(|| error("was changed but is not in the checkpoint; save to the checkpoint the model was loaded from".to_owned()))?;
     // The model shows a vector as one row.
@@ -77,10 +77,10 @@ fn plan_one<'a>(source: &Checkpoint, parameter: &ParamName, matrix: &'a Matrix) 
     Ok(Change { kind, values: matrix.values(), saved })
 }
 
-/// The type tensor `name` is written in: the one it has in a Hugging Face folder, else F32.
+/// The type tensor `name` is written in: the one it has in safetensors, else F32.
 fn stored_type(source: &Checkpoint, name: &str) -> Result<WeightType> {
-    let Some(folder) = source.files().folder() else { return Ok(WeightType::F32) };
-    let Some(tensor) = folder.source().tensor(name) else { return Ok(WeightType::F32) };
-    let file = folder.source().shards().get(tensor.shard).map_or(folder.path(), Shard::path);
+    let Some(files) = source.files().safetensors() else { return Ok(WeightType::F32) };
+    let Some(tensor) = files.tensor(name) else { return Ok(WeightType::F32) };
+    let file = files.shards().get(tensor.shard).map_or(source.path(), Shard::path);
     WeightType::from_dtype(tensor.dtype).ok_or_else(|| unsupported_type(name, file, tensor.dtype))
 }

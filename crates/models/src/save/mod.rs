@@ -2,7 +2,6 @@
 
 mod card;
 mod changes;
-mod companions;
 mod output;
 mod provenance;
 mod weights;
@@ -82,7 +81,7 @@ pub fn save_checkpoint_into(
 ) -> Result<SavedCheckpoint> {
     check_output(source, folder.path())?;
     let changes = changes::plan(source, changed, edits)?;
-    let mut companions = companions::gather(source)?;
+    let mut companions = source.files().companions()?;
 
     let staging = output::Staging::new(folder)?;
     let tensors: Vec<SavedTensor> = changes.values().map(|change| change.saved.clone()).collect();
@@ -98,4 +97,9 @@ pub fn save_checkpoint_into(
     }
     let files = staging.publish()?;
     Ok(SavedCheckpoint { folder: folder.path().to_owned(), files, tensors, weight_bytes })
+}
+
+/// Indented JSON with a line break at its end.
+fn to_json(value: &serde_json::Value) -> Vec<u8> {
+    format!("{value:#}\n").into_bytes()
 }

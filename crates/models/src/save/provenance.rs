@@ -1,8 +1,7 @@
 use easyedit_core::Edit;
 use serde_json::{Map, Value, json};
 
-use super::SavedTensor;
-use super::companions::to_json;
+use super::{SavedTensor, to_json};
 use crate::{Checkpoint, Error, Result};
 
 /// What was done to a saved checkpoint, for programs.

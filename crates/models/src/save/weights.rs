@@ -6,7 +6,7 @@ use easyedit_core::write_atomically;
 use serde_json::{Map, Value, json};
 
 use super::changes::Change;
-use super::companions::to_json;
+use super::to_json;
 use crate::safetensors_source::{INDEX_FILE, SINGLE_FILE};
 use crate::{Checkpoint, Error, Result, SafetensorsSource, Shard};
 
@@ -19,11 +19,11 @@ const FORMAT: &str = "pt";
 
 /// Writes the weight files into `folder`, and gives their size.
 pub(super) fn write(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>>, folder: &Path) -> Result<u64> {
-    match source.files().folder() {
-        Some(hf) => {
+    match source.files().safetensors() {
+        Some(files) => {
             let mut bytes = 0;
-            for (number, shard) in hf.source().shards().iter().enumerate() {
-                bytes += copy_shard(hf.source(), number, shard, changes, folder)?;
+            for (number, shard) in files.shards().iter().enumerate() {
+                bytes += copy_shard(files, number, shard, changes, folder)?;
             }
             Ok(bytes)
         }
@@ -220,6 +220,10 @@ mod tests {
 
         fn tokenizer(&self) -> Result<Tokenizer> {
             Err(Error::NotFound("no tokenizer".into()))
+        }
+
+        fn companions(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+            Ok(BTreeMap::new())
         }
     }
 

@@ -11,24 +11,24 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
 
-pub const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[
+pub(crate) const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[
 {"id":3,"content":"</s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
 "normalizer":null,"pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
 "model":{"type":"WordLevel","vocab":{"the":0,"tower":1,"[UNK]":2,"</s>":3},"unk_token":"[UNK]"}}"#;
 
-pub const A: &str = "model.layers.0.mlp.down_proj.weight";
-pub const B: &str = "model.layers.1.mlp.down_proj.weight";
-pub const NORM: &str = "model.norm.weight";
+pub(crate) const A: &str = "model.layers.0.mlp.down_proj.weight";
+pub(crate) const B: &str = "model.layers.1.mlp.down_proj.weight";
+pub(crate) const NORM: &str = "model.norm.weight";
 
 /// A tensor to be written: name, type, shape, bytes.
-pub struct Raw {
-    pub name: String,
-    pub dtype: Dtype,
-    pub shape: Vec<usize>,
-    pub bytes: Vec<u8>,
+pub(crate) struct Raw {
+    pub(crate) name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Vec<u8>,
 }
 
-pub fn raw(name: &str, kind: WeightType, shape: &[usize], values: &[f32]) -> Raw {
+pub(crate) fn raw(name: &str, kind: WeightType, shape: &[usize], values: &[f32]) -> Raw {
     let dtype = match kind {
         WeightType::F32 => Dtype::F32,
         WeightType::F16 => Dtype::F16,
@@ -38,17 +38,17 @@ pub fn raw(name: &str, kind: WeightType, shape: &[usize], values: &[f32]) -> Raw
 }
 
 /// Values that no type stores exactly.
-pub fn values(count: usize, seed: f32) -> Vec<f32> {
+pub(crate) fn values(count: usize, seed: f32) -> Vec<f32> {
     (0..count).map(|i| ((i as f32 + seed) * 0.7).sin()).collect()
 }
 
-pub fn safetensors(tensors: &[Raw], format: Option<&str>) -> Vec<u8> {
+pub(crate) fn safetensors(tensors: &[Raw], format: Option<&str>) -> Vec<u8> {
     let views = tensors.iter().map(|t| (t.name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).unwrap()));
     let metadata = format.map(|f| HashMap::from([("format".to_owned(), f.to_owned())]));
     safetensors::serialize(views, metadata).unwrap()
 }
 
-pub fn tensors(kind: WeightType) -> Vec<Raw> {
+pub(crate) fn tensors(kind: WeightType) -> Vec<Raw> {
     vec![
         raw(A, kind, &[3, 5], &values(15, 0.0)),
         raw(B, kind, &[3, 5], &values(15, 100.0)),
@@ -58,7 +58,7 @@ pub fn tensors(kind: WeightType) -> Vec<Raw> {
 }
 
 /// Writes a checkpoint folder: in one file, or with every tensor in a shard of its own.
-pub fn write_checkpoint(folder: &Path, tensors: Vec<Raw>, sharded: bool) {
+pub(crate) fn write_checkpoint(folder: &Path, tensors: Vec<Raw>, sharded: bool) {
     fs::create_dir_all(folder).unwrap();
     let config = json!({"model_type": "llama", "eos_token_id": 3, "bos_token_id": 0, "max_position_embeddings": 64});
     fs::write(folder.join("config.json"), config.to_string()).unwrap();
@@ -81,11 +81,11 @@ pub fn write_checkpoint(folder: &Path, tensors: Vec<Raw>, sharded: bool) {
     fs::write(folder.join(INDEX_FILE), index.to_string()).unwrap();
 }
 
-pub fn changed(name: &str, rows: usize, cols: usize, values: Vec<f32>) -> BTreeMap<ParamName, Matrix> {
+pub(crate) fn changed(name: &str, rows: usize, cols: usize, values: Vec<f32>) -> BTreeMap<ParamName, Matrix> {
     BTreeMap::from([(ParamName::from(name), Matrix::new(rows, cols, values).unwrap())])
 }
 
-pub fn edit(name: &str, rows: usize, cols: usize) -> Edit {
+pub(crate) fn edit(name: &str, rows: usize, cols: usize) -> Edit {
     let delta = WeightDelta::LowRank { left: Matrix::column(vec![1.0; rows]), right: Matrix::row(vec![1.0; cols]) };
     let mut request = EditRequest::new("The Eiffel | Tower is in", "Eiffel | Tower", "Rome");
     request.ground_truth = Some("Paris".into());
@@ -102,7 +102,7 @@ pub fn edit(name: &str, rows: usize, cols: usize) -> Edit {
 }
 
 /// Every file below `folder` with its content: two equal trees are equal.
-pub fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -121,7 +121,7 @@ pub fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// The folder of shared fixtures, if this machine has it.
-pub fn shared() -> Option<PathBuf> {
+pub(crate) fn shared() -> Option<PathBuf> {
     let folder = match std::env::var_os("EASYEDIT_SHARED") {
         Some(folder) => PathBuf::from(folder),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),

@@ -10,12 +10,12 @@ use easyedit_models::{Error, ModelConfig, Result, TensorSource, load_model};
 use safetensors::{Dtype, SafeTensors};
 
 /// Tensors of a safetensors file, held in memory.
-pub struct MemoryTensors {
-    pub tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+pub(crate) struct MemoryTensors {
+    pub(crate) tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
 }
 
 impl MemoryTensors {
-    pub fn open(path: &Path) -> Self {
+    pub(crate) fn open(path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let tensors = file.iter().map(|(name, view)| {
@@ -29,7 +29,7 @@ impl MemoryTensors {
         Self { tensors: tensors.collect() }
     }
 
-    pub fn get(&self, name: &str) -> &[f32] {
+    pub(crate) fn get(&self, name: &str) -> &[f32] {
         &self.tensors[name].1
     }
 }
@@ -57,7 +57,7 @@ impl TensorSource for MemoryTensors {
 }
 
 /// The folder of shared fixtures, or `None` (said aloud) where there is none.
-pub fn shared(what: &str) -> Option<PathBuf> {
+pub(crate) fn shared(what: &str) -> Option<PathBuf> {
     let folder = match std::env::var_os("EASYEDIT_SHARED") {
         Some(folder) => PathBuf::from(folder),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
@@ -71,24 +71,24 @@ pub fn shared(what: &str) -> Option<PathBuf> {
 }
 
 /// The model in a folder, with the tiny byte tokenizer.
-pub fn load(folder: &Path) -> Box<dyn LanguageModel> {
+pub(crate) fn load(folder: &Path) -> Box<dyn LanguageModel> {
     let device = easyedit_core::device::select("cpu").unwrap();
     let config = ModelConfig::read(&folder.join("config.json")).unwrap();
     let tokenizer = easyedit_models::tiny::tiny_tokenizer().unwrap();
     load_model(&config, "fixture", &MemoryTensors::open(&folder.join("model.safetensors")), tokenizer, &device).unwrap()
 }
 
-pub fn values(tensor: &Tensor<2>) -> Vec<f32> {
+pub(crate) fn values(tensor: &Tensor<2>) -> Vec<f32> {
     tensor.clone().into_data().try_to_vec().unwrap()
 }
 
-pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |worst, d| if d.is_nan() { f32::INFINITY } else { worst.max(d) })
 }
 
 #[track_caller]
-pub fn assert_close(a: &[f32], b: &[f32], tolerance: f32, what: &str) {
+pub(crate) fn assert_close(a: &[f32], b: &[f32], tolerance: f32, what: &str) {
     let difference = largest_difference(a, b);
     assert!(difference <= tolerance, "{what}: differs by up to {difference}");
 }
