@@ -129,7 +129,7 @@ mod tests {
     fn columns_are_aligned_and_cut() {
         let mut table = Table::new(&[("prompt", Align::Left), ("acc", Align::Right)]);
         table.section("first").row(["The capital of France is".into(), "1.00".into()]).row(["Où?".into(), "0.5".into()]);
-        assert_eq!(table.render_within(24), "  prompt            acc\nfirst\n  The capital of…  1.00\n  Où?               0.5\n");
+        assert_eq!(table.render_within(24), "  prompt           acc\nfirst\n  The capital o…  1.00\n  Où?              0.5\n");
     }
 
     #[test]

@@ -24,7 +24,7 @@ v_weight_decay: 1e-3
 clamp_norm_factor: 4
 kl_factor: 0.0625
 mom2_adjustment: false
-context_template_length_params: [[2, 2]]
+context_template_length_params: [[12, 5]]
 rewrite_module_tmp: "model.layers.{}.mlp.down_proj"
 layer_module_tmp: "model.layers.{}"
 mlp_module_tmp: "model.layers.{}.mlp"
