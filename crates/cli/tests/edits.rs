@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{HPARAMS, Sandbox, TENSOR};
+use common::{Sandbox, TENSOR};
 use serde_json::{Value, json};
 
 const EDIT_FILE: &str = "out/rome-0-the-eiffel-tower.edit.safetensors";
@@ -52,16 +52,14 @@ fn an_edit_is_saved_reported_inspected_applied_and_reverted() {
 }
 
 #[test]
-fn the_edit_changes_what_the_model_says() {
+fn the_edit_makes_the_target_likelier() {
     let sandbox = Sandbox::new();
-    // Random weights hold no fact that a few steps could turn: give the optimisation room.
-    let roomy = HPARAMS.replace("v_num_grad_steps: 8", "v_num_grad_steps: 100").replace("clamp_norm_factor: 4", "clamp_norm_factor: 200");
-    sandbox.write("tiny.yaml", &roomy.replace("kl_factor: 0.0625", "kl_factor: 0"));
-    let result = sandbox.edit(&["--json"]).success().json();
-    let record = &result["records"][0];
-    let score = |of: &str| record[of]["rewrite_acc"][0].as_f64().unwrap();
-    assert!(score("post") > score("pre"), "{record}");
-    assert!(result["saved"]["edits"].as_array().unwrap().is_empty());
+    sandbox.edit(&["--out", "out", "--no-evaluation"]).success();
+    let inspected = sandbox.run(&["inspect", EDIT_FILE, "--json"]).success().json();
+    let losses = inspected["diagnostics"][0]["losses"].as_array().unwrap();
+    let nll = |loss: &Value| loss["nll"].as_f64().unwrap();
+    let (first, last) = (nll(losses.first().unwrap()), nll(losses.last().unwrap()));
+    assert!(losses.len() > 1 && last < first - 0.05, "{first} -> {last}");
 }
 
 #[test]

@@ -8,10 +8,42 @@ use common::Sandbox;
 #[test]
 fn the_help_is_short_and_has_examples() {
     let sandbox = Sandbox::new();
-    let help = sandbox.run(&["--help"]).success().stdout();
-    insta::with_settings!({filters => vec![(r" +\n", "\n")]}, {
-        insta::assert_snapshot!(help, @"");
-    });
+    let help = sandbox.run(&["-h"]).success().stdout();
+    insta::assert_snapshot!(help, @r#"
+    Change what a language model knows, one fact at a time
+
+    Usage: easyedit [OPTIONS] <COMMAND>
+
+    Commands:
+      demo      Edit a fact in a small real model and show what changed
+      edit      Edit facts in a model
+      generate  Continue prompts, with edits applied if there are any
+      apply     Write a checkpoint with edits applied
+      revert    Write a checkpoint with edits taken back
+      inspect   Show what an edit file holds
+      methods   List the editing methods
+      models    List the model families and the short names of models
+      stats     Compute the second-moment statistics of layers ahead of time
+
+    Options:
+      -h, --help     Print help (see more with '--help')
+      -V, --version  Print version
+
+    Options of every command:
+          --json             Print one JSON object instead of text
+          --seed <N>         Seed of everything random; the same seed gives the same result [default: 0]
+          --device <DEVICE>  Where to compute: cpu, cuda, cuda:N, wgpu or tch (as far as compiled in)
+                             [default: cpu]
+      -q, --quiet            No progress bars, no warnings
+      -v, --verbose...       Log what happens; twice for more
+
+    Examples:
+      easyedit demo
+      easyedit edit --model smollm2-135m --out edited \
+          --prompt "The capital of France is" --subject France --target Rome
+      easyedit generate --model smollm2-135m --edit edited/*.edit.safetensors \
+          --prompt "The capital of France is"
+    "#);
 }
 
 #[test]
@@ -25,7 +57,50 @@ fn every_command_explains_itself() {
         }
     }
     let help = sandbox.run(&["edit", "-h"]).success().stdout();
-    insta::assert_snapshot!(help, @"");
+    insta::assert_snapshot!(help, @r#"
+    Edit facts in a model
+
+    Usage: easyedit edit [OPTIONS] --model <MODEL>
+
+    Options:
+      -m, --model <MODEL>              Folder with config.json, .gguf file, Hub id (org/name) or short
+                                       name (see `easyedit models`)
+          --method <METHOD>            Editing method (see `easyedit methods`) [default: ROME]
+          --hparams <FILE>             YAML file with EasyEdit's keys; without it one is found by the
+                                       model's name, or derived from the model
+          --prompt <TEXT>              Sentence the model should complete anew, with the subject in it
+          --subject <TEXT>             The entity the fact is about, as it stands in the prompt
+          --target <TEXT>              The new completion
+          --rephrase <TEXT>            The same question in other words, to measure generalization
+          --locality <PROMPT::ANSWER>  Prompt and answer that must stay, to measure locality; may be
+                                       repeated
+          --requests <FILE>            File of requests instead (JSON list or JSON lines; EasyEdit's,
+                                       CounterFact's and zsRE's records are read)
+          --mode <MODE>                How several requests belong together [default: independent]
+                                       [possible values: independent, sequential, batch]
+          --corpus <FILE>              Text for statistics instead of the one the hyperparameters name
+                                       (.txt with blank lines between documents, .json, .jsonl)
+          --no-evaluation              Only edit, measure nothing
+      -o, --out <DIR>                  Folder to write results to; without it nothing is kept
+          --save <WHAT>                What to write there [possible values: edit, checkpoint, both]
+          --report <FILE>              File for the report: one JSON record a line as each is done, a
+                                       summary last
+      -h, --help                       Print help (see more with '--help')
+
+    Options of every command:
+          --json             Print one JSON object instead of text
+          --seed <N>         Seed of everything random; the same seed gives the same result [default: 0]
+          --device <DEVICE>  Where to compute: cpu, cuda, cuda:N, wgpu or tch (as far as compiled in)
+                             [default: cpu]
+      -q, --quiet            No progress bars, no warnings
+      -v, --verbose...       Log what happens; twice for more
+
+    Examples:
+      easyedit edit --model smollm2-135m \
+          --prompt "The capital of France is" --subject France --target Rome
+      easyedit edit --model ./llama-2-7b --hparams hparams/ROME/llama-7b.yaml --requests facts.json \
+          --mode sequential --out edited --save both --report report.jsonl
+    "#);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use console::{Term, measure_text_width, style, truncate_str};
 
 /// Width of a text that is not on a terminal, in columns.
-const PLAIN_WIDTH: usize = 110;
+const PLAIN_WIDTH: usize = 120;
 /// Narrowest and widest a table is drawn, in columns.
 const WIDTHS: (usize, usize) = (60, 140);
 /// Narrower a column that gives way for another is not made, in columns.
