@@ -4,6 +4,9 @@ use serde_json::Value;
 use crate::config::positive;
 use crate::{ModelConfig, Result};
 
+/// Widest head that is believed.
+const MAX_HEAD_DIM: usize = 4096;
+
 /// Rotary position embedding in the layout that rotates the two halves of a head against each other (LLaMA, GPT-NeoX).
 ///
 /// # Source
@@ -22,10 +25,11 @@ impl Rotary {
     ///
     /// # Errors
     ///
-    /// [`Error::Format`](crate::Error::Format) if the head size is odd, or the scaling is of an unknown kind or lacks a number.
+    /// [`Error::Format`](crate::Error::Format) if the head size is odd or absurd, or the scaling is of an unknown kind or lacks a number.
     pub(crate) fn of(config: &ModelConfig, head_dim: usize, device: &Device) -> Result<Self> {
-        if head_dim % 2 != 0 {
-            return Err(config.error("head_dim", format!("is {head_dim}; rotary positions need an even number")));
+        if !head_dim.is_multiple_of(2) || head_dim > MAX_HEAD_DIM {
+            let message = format!("is {head_dim}; rotary positions need an even number of dimensions, at most {MAX_HEAD_DIM}");
+            return Err(config.error("head_dim", message));
         }
         let (key, scaling) = match (config.get("rope_scaling"), config.get("rope_parameters")) {
             (None, Some(parameters)) => ("rope_parameters", Some(parameters)),

@@ -134,11 +134,14 @@ pub fn write_tiny_checkpoint(family: &str, seed: u64, folder: &Path) -> Result<(
     write("model.safetensors", &safetensors::serialize(views, Some(metadata)).map_err(broken)?)
 }
 
+/// Tensors that were drawn, by name: their shapes and values.
+type Drawn = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// Tensors of every name, drawn at random: gains around 1, biases around 0.
 struct RandomTensors {
     seed: u64,
     /// What was read, if it is to be remembered.
-    read: Option<RefCell<BTreeMap<String, (Vec<usize>, Vec<f32>)>>>,
+    read: Option<RefCell<Drawn>>,
 }
 
 impl TensorSource for RandomTensors {

@@ -1,4 +1,5 @@
 //! Logits and hidden states against those of Hugging Face's implementations (shared fixtures).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The contract of `LanguageModel`, kept by tiny random models of every family.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
@@ -372,6 +373,7 @@ fn bad_configurations_are_errors() {
     fails("llama", "hidden_size", json!(33));
     fails("llama", "num_key_value_heads", json!(3));
     fails("llama", "head_dim", json!(7));
+    fails("llama", "head_dim", json!(900_000));
     fails("llama", "rope_scaling", json!({"rope_type": "yarn"}));
     fails("llama", "rms_norm_eps", json!(-1.0));
     fails("llama", "hidden_act", json!("sillu"));

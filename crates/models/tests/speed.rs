@@ -1,4 +1,5 @@
 //! How long the hot path of value optimisation takes on a model of SmolLM2-135M's shape; run with `--ignored --nocapture`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::time::Instant;
 
@@ -48,4 +49,31 @@ fn forward_and_backward_of_26_layers() {
             "{tokens} tokens (ragged: {ragged}): plain forward {plain:.0} ms, tracked forward {forward:.0} ms, backward {backward:.0} ms"
         );
     }
+}
+
+/// The products of 26 layers alone: what the passes above would take if everything else were free.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn products_of_26_layers_alone() {
+    let device = easyedit_core::device::select("cpu").unwrap();
+    let shapes = [[576, 576], [192, 576], [192, 576], [576, 576], [1536, 576], [1536, 576], [576, 1536]];
+    let random = |shape: [usize; 2]| Tensor::<2>::random(shape, burn::tensor::Distribution::Uniform(-1.0, 1.0), &device);
+    let weights: Vec<Tensor<2>> = (0..26).flat_map(|_| shapes.map(random)).collect();
+    let inputs = [random([84, 576]), random([84, 1536])];
+    let of = |width: usize| if width == 576 { inputs[0].clone() } else { inputs[1].clone() };
+    let mut best = [f64::INFINITY; 2];
+    for _ in 0..15 {
+        let clock = Instant::now();
+        for weight in &weights {
+            let _ = of(weight.dims()[1]).matmul(weight.clone().transpose());
+        }
+        best[0] = best[0].min(clock.elapsed().as_secs_f64());
+        let gradients: Vec<Tensor<2>> = shapes.map(|[rows, _]| random([84, rows])).into();
+        let clock = Instant::now();
+        for (index, weight) in weights.iter().enumerate() {
+            let _ = gradients[index % 7].clone().matmul(weight.clone());
+        }
+        best[1] = best[1].min(clock.elapsed().as_secs_f64());
+    }
+    println!("products alone: forward {:.0} ms, backward {:.0} ms", best[0] * 1e3, best[1] * 1e3);
 }

@@ -30,6 +30,7 @@ impl GgufFile {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": config.get("max_position_embeddings"),
             "clean_up_tokenization_spaces": false,
+            "model_input_names": ["input_ids", "attention_mask"],
         });
         let mut generation = json!({ "_from_model_config": true });
         if let (Some(tokenizer_config), Some(generation)) = (tokenizer_config.as_object_mut(), generation.as_object_mut()) {
