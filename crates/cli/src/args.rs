@@ -14,8 +14,10 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
                   Name a model, a fact and a method; get the edited model, the edit as a small file, and a report of what changed.",
     after_help = "Examples:\n  \
                   easyedit demo\n  \
-                  easyedit edit --model smollm2-135m --prompt \"The capital of France is\" --subject France --target Rome --out edited\n  \
-                  easyedit generate --model smollm2-135m --edit edited/*.edit.safetensors --prompt \"The capital of France is\"",
+                  easyedit edit --model smollm2-135m --out edited \\\n      \
+                  --prompt \"The capital of France is\" --subject France --target Rome\n  \
+                  easyedit generate --model smollm2-135m --edit edited/*.edit.safetensors \\\n      \
+                  --prompt \"The capital of France is\"",
     disable_help_subcommand = true,
     arg_required_else_help = true
 )]
@@ -28,6 +30,7 @@ pub(crate) struct Arguments {
 
 /// Flags every command takes.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Common {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
@@ -130,7 +133,8 @@ pub(crate) enum EditMode {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    easyedit edit --model smollm2-135m --prompt \"The capital of France is\" --subject France --target Rome\n  \
+    easyedit edit --model smollm2-135m \\\n      \
+    --prompt \"The capital of France is\" --subject France --target Rome\n  \
     easyedit edit --model ./llama-2-7b --hparams hparams/ROME/llama-7b.yaml --requests facts.json \\\n      \
     --mode sequential --out edited --save both --report report.jsonl")]
 pub(crate) struct EditArguments {
@@ -179,7 +183,8 @@ pub(crate) struct EditArguments {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     easyedit generate --model smollm2-135m --prompt \"The capital of France is\"\n  \
-    easyedit generate --model smollm2-135m --edit edited/*.edit.safetensors --prompt \"...\" --temperature 0.8 --top-p 0.9")]
+    easyedit generate --model smollm2-135m --edit edited/*.edit.safetensors \\\n      \
+    --prompt \"The capital of France is\" --temperature 0.8 --top-p 0.9")]
 pub(crate) struct GenerateArguments {
     #[command(flatten)]
     pub(crate) model: ModelArgument,

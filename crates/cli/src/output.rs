@@ -8,7 +8,7 @@ use std::io::Write;
 use anyhow::Result;
 use serde::Serialize;
 
-pub(crate) use scores::{continuation_table, record_table, score_table};
+pub(crate) use scores::{Continuation, Role, continuation_table, record_table, score_table};
 pub(crate) use table::{Align, Table};
 
 /// Where results go.
@@ -26,11 +26,6 @@ impl Output {
     pub(crate) fn print(self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         let text = if self.json { serde_json::to_string_pretty(value)? } else { text() };
         write(&text)
-    }
-
-    /// Prints text that belongs to the human form alone.
-    pub(crate) fn say(self, text: &str) -> Result<()> {
-        if self.json { Ok(()) } else { write(text) }
     }
 }
 

@@ -145,7 +145,7 @@ fn an_index_that_leads_out_of_the_folder() {
 fn a_tokenizer_that_does_not_fit() {
     let sandbox = Sandbox::new();
     sandbox.change_json("model/tokenizer.json", |tokenizer| tokenizer["model"]["vocab"]["strange"] = json!(5000));
-    edit_of_model_fails(&sandbox, 1, &["tokenizer", "5001"]);
+    edit_of_model_fails(&sandbox, 1, &["tokenizer", "vocabulary", "5000"]);
     sandbox.write("model/tokenizer.json", "{}");
     edit_of_model_fails(&sandbox, 1, &["tokenizer.json"]);
 }

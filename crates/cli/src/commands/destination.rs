@@ -43,11 +43,6 @@ impl Destination {
         Ok(Some(Self { folder: OutputFolder::claim(out)?, save }))
     }
 
-    /// Whether a checkpoint is wanted.
-    pub(super) fn wants_checkpoint(&self) -> bool {
-        self.save.checkpoint()
-    }
-
     /// Writes the edits, and `edited` as a checkpoint, as far as they are wanted.
     pub(super) fn save(
         &self,

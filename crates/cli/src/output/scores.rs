@@ -46,6 +46,7 @@ impl Role {
 /// What the model writes before and after, side by side.
 pub(crate) fn continuation_table(continuations: &[Continuation]) -> String {
     let mut table = Table::new(&[("prompt", Align::Left), ("before", Align::Left), ("after", Align::Left), ("", Align::Left)]);
+    table.keep(0);
     let mut role = None;
     for one in continuations {
         if role != Some(one.role) {
@@ -65,24 +66,23 @@ fn mark(good: bool) -> String {
 
 /// Means before and after, by both ways of measuring.
 pub(crate) fn score_table(summary: &Summary) -> String {
-    let mut table = Table::new(&[
-        ("", Align::Left),
-        ("before", Align::Right),
-        ("after", Align::Right),
-        ("before", Align::Right),
-        ("after", Align::Right),
-    ]);
-    table.row(["".into(), "teacher-".into(), "forced".into(), "free".into(), "decoding".into()]);
+    let mut table = Table::new(&[("", Align::Left), ("teacher-forced", Align::Right), ("free decoding", Align::Right)]);
     let (forced, free) = (&summary.mean_metrics, &summary.free_decoding);
     for (name, of) in rows(forced) {
-        let cells = [of(&forced.pre), of(&forced.post), of(&free.pre), of(&free.post)];
-        table.row([name].into_iter().chain(cells.into_iter().map(score)));
+        table.row([name, change(of(&forced.pre), of(&forced.post)), change(of(&free.pre), of(&free.post))]);
     }
     for (name, of) in rows(forced).into_iter().filter(|_| !forced.post_final.is_empty()) {
-        let cells = [None, of(&forced.post_final), None, of(&free.post_final)];
-        table.row([format!("{name}, after the last edit")].into_iter().chain(cells.into_iter().map(score)));
+        table.row([format!("{name}, after the last edit"), score(of(&forced.post_final)), score(of(&free.post_final))]);
     }
     table.render()
+}
+
+/// `0.00 → 1.00`; locality has no score before the edit.
+fn change(before: Option<f64>, after: Option<f64>) -> String {
+    match before {
+        Some(before) => format!("{} {}", style(format!("{before:.2} →")).dim(), score(after)),
+        None => score(after),
+    }
 }
 
 type Pick = Box<dyn Fn(&MeanMetrics) -> Option<f64>>;

@@ -3,9 +3,13 @@
 use console::{Term, measure_text_width, style, truncate_str};
 
 /// Width of a text that is not on a terminal, in columns.
-const PLAIN_WIDTH: usize = 110;
+const PLAIN_WIDTH: usize = 120;
 /// Narrowest and widest a table is drawn, in columns.
 const WIDTHS: (usize, usize) = (60, 140);
+/// Narrower a column that gives way for another is not made, in columns.
+const READABLE: usize = 22;
+/// Narrower no column is made.
+const SHORTEST: usize = 8;
 const GAP: &str = "  ";
 
 /// On which side a column's cells stand.
@@ -25,6 +29,7 @@ pub(crate) struct Table {
     heading: Vec<String>,
     align: Vec<Align>,
     rows: Vec<Row>,
+    kept: Option<usize>,
 }
 
 impl Table {
@@ -34,7 +39,14 @@ impl Table {
             heading: columns.iter().map(|(name, _)| (*name).to_owned()).collect(),
             align: columns.iter().map(|(_, align)| *align).collect(),
             rows: Vec::new(),
+            kept: None,
         }
+    }
+
+    /// The column that gives way last when the table is too wide.
+    pub(crate) fn keep(&mut self, column: usize) -> &mut Self {
+        self.kept = Some(column);
+        self
     }
 
     /// Adds a row; missing cells are empty.
@@ -71,7 +83,7 @@ impl Table {
         lines.join("\n") + "\n"
     }
 
-    /// Natural widths; the widest columns give way until all fit.
+    /// Natural widths; the widest columns give way until all fit, the kept one once the others are at [`READABLE`].
     fn widths(&self, total: usize) -> Vec<usize> {
         let mut widths: Vec<usize> = self.heading.iter().map(|name| measure_text_width(name)).collect();
         for row in &self.rows {
@@ -83,8 +95,11 @@ impl Table {
         }
         let gaps = GAP.len() * (widths.len() + 1);
         while widths.iter().sum::<usize>() + gaps > total {
-            match widths.iter_mut().max() {
-                Some(widest) if *widest > 8 => *widest -= 1,
+            let others = widths.iter().enumerate().filter(|(column, width)| Some(*column) != self.kept && **width > READABLE);
+            let widest = others.max_by_key(|(_, width)| **width).or_else(|| widths.iter().enumerate().max_by_key(|(_, width)| **width));
+            let widest = widest.map(|(column, _)| column);
+            match widest.and_then(|column| widths.get_mut(column)) {
+                Some(width) if *width > SHORTEST => *width -= 1,
                 _ => break,
             }
         }
@@ -114,7 +129,7 @@ mod tests {
     fn columns_are_aligned_and_cut() {
         let mut table = Table::new(&[("prompt", Align::Left), ("acc", Align::Right)]);
         table.section("first").row(["The capital of France is".into(), "1.00".into()]).row(["Où?".into(), "0.5".into()]);
-        assert_eq!(table.render_within(24), "  prompt            acc\nfirst\n  The capital of…  1.00\n  Où?               0.5\n");
+        assert_eq!(table.render_within(24), "  prompt           acc\nfirst\n  The capital o…  1.00\n  Où?              0.5\n");
     }
 
     #[test]

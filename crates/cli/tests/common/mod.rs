@@ -1,5 +1,5 @@
 //! A folder of its own for every test, with a tiny model in it and the program pointed at it.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+#![allow(dead_code, unreachable_pub, clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ v_weight_decay: 1e-3
 clamp_norm_factor: 4
 kl_factor: 0.0625
 mom2_adjustment: false
-context_template_length_params: [[2, 2]]
+context_template_length_params: [[12, 5]]
 rewrite_module_tmp: "model.layers.{}.mlp.down_proj"
 layer_module_tmp: "model.layers.{}"
 mlp_module_tmp: "model.layers.{}.mlp"
@@ -87,7 +87,7 @@ impl Sandbox {
     pub fn edit(&self, more: &[&str]) -> Run {
         let request = ["--prompt", "The Eiffel Tower is in", "--subject", "The Eiffel Tower", "--target", "Rome"];
         let model = ["edit", "--model", "model", "--hparams", "tiny.yaml"];
-        self.run(&[&model, &request, more].concat())
+        self.run(&[&model[..], &request, more].concat())
     }
 
     /// Every file and folder outside the cache.
