@@ -60,6 +60,17 @@ pub fn select(name: &str) -> Result<Device> {
     }
 }
 
+/// Whether `device` computes on the threads of this process, so that work split over threads is work shared.
+pub fn is_cpu(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    return *device == Device::flex();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
 /// Runs one operation on `device`: GPU backends panic at the first tensor when there is no driver.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 fn present(device: Device, name: &str, needs: &str) -> Result<Device> {

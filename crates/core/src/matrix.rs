@@ -51,6 +51,16 @@ impl Matrix {
         &self.values
     }
 
+    /// The rows `rows`, in that order.
+    ///
+    /// # Panics
+    ///
+    /// If a row is out of range.
+    pub fn select_rows(&self, rows: &[usize]) -> Self {
+        let values = rows.iter().flat_map(|row| &self.values[row * self.cols..(row + 1) * self.cols]).copied().collect();
+        Self { rows: rows.len(), cols: self.cols, values }
+    }
+
     /// Frobenius norm.
     pub fn norm(&self) -> f64 {
         self.values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt()

@@ -181,6 +181,19 @@ impl Pass {
         Ok(Self::build(batch, past, device))
     }
 
+    /// A pass of the rows `rows` alone, in that order, after what was cached for them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] if there are no rows, or one is out of range.
+    pub fn select_rows(&self, rows: &[usize]) -> Result<Self> {
+        if let Some(row) = rows.iter().find(|row| **row >= self.batch.rows()) {
+            return Err(Error::Batch(format!("row {row} is out of range: the batch has {} rows", self.batch.rows())));
+        }
+        let ids: Vec<&[u32]> = rows.iter().map(|row| &self.batch.ids[self.batch.range(*row)]).collect();
+        Ok(Self::build(TokenBatch::new(&ids)?, self.past.select_rows(rows, &self.device), &self.device))
+    }
+
     fn build(batch: TokenBatch, past: KvCache, device: &Device) -> Self {
         let width = batch.width();
         let mut positions = Vec::with_capacity(batch.tokens());

@@ -65,6 +65,29 @@ impl FactStates {
         Ok(Self { layer, starts: rows.iter().map(|row| row.fact_index).collect(), pass, hidden, keys, outputs })
     }
 
+    /// The states of the contexts `rows` alone, in that order; nothing is run again.
+    ///
+    /// # Errors
+    ///
+    /// If there are no rows, or one is out of range.
+    pub fn select(&self, model: &dyn LanguageModel, rows: &[usize]) -> Result<Self> {
+        let pass = self.pass.select_rows(rows)?;
+        let tokens: Vec<usize> = rows.iter().flat_map(|row| self.pass.batch().range(*row)).collect();
+        let [keys, outputs] = [&self.keys, &self.outputs].map(|matrix| matrix.select_rows(rows));
+        let hidden = model.rows_of(self.hidden.clone(), &tokens);
+        Ok(Self { layer: self.layer, starts: rows.iter().map(|row| self.starts[*row]).collect(), pass, hidden, keys, outputs })
+    }
+
+    /// Number of tokens of row `row` from its fact token on.
+    pub(crate) fn suffix_length(&self, row: usize) -> usize {
+        self.pass.batch().len(row)
+    }
+
+    /// Number of tokens of all rows from their fact tokens on.
+    pub fn suffix_tokens(&self) -> usize {
+        self.pass.batch().tokens()
+    }
+
     /// The layer the states are of.
     pub fn layer(&self) -> usize {
         self.layer

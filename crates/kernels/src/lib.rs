@@ -17,6 +17,7 @@ mod fact_states;
 mod model_fingerprint;
 mod moments;
 mod moments_cache;
+mod row_groups;
 mod solver;
 mod templates;
 mod value;

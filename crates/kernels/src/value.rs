@@ -1,9 +1,10 @@
-use burn::tensor::{DType, Int, Tensor, TensorData, activation};
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
 use easyedit_core::{Error, LanguageModel, Progress, Result, tensor_values};
 use serde::{Deserialize, Serialize};
 
 use crate::FactStates;
 use crate::adam::Adam;
+use crate::row_groups::RowGroups;
 
 /// ε of Adam; its size matters, because δ starts at 0 with small gradients.
 const ADAM_EPSILON: f64 = 1e-8;
@@ -87,25 +88,30 @@ pub fn optimize_value(
     config: &ValueConfig,
     progress: &dyn Progress,
 ) -> Result<OptimizedValue> {
-    let objective = Objective::new(model, states, targets)?;
+    let contexts = states.keys().shape()[0];
+    let lengths: Vec<usize> = (0..contexts).map(|row| states.suffix_length(row)).collect();
+    let groups = RowGroups::new(model, &lengths)?;
+    let predicting = targets.predictions.iter().filter(|p| !p.is_empty()).count();
+    let mut shares = groups
+        .rows()
+        .iter()
+        .map(|rows| Share::new(model, states, targets, rows, predicting))
+        .collect::<Result<Vec<Share>>>()?;
     let initial: Vec<f64> = first_row(states)?;
     let initial_norm = norm(&initial);
     let mut delta = vec![0.0; initial.len()];
     let mut adam = Adam::new(delta.len(), config.lr, config.betas, ADAM_EPSILON);
-    let mut kept: Option<Tensor<2>> = None;
     let mut losses = Vec::new();
     progress.begin("optimising the value", Some(config.steps as u64));
     let outcome = (|| -> Result<()> {
         for step in 0..config.steps {
-            let hidden = objective.tracked(states.hidden(), &delta);
-            let mut pass = states.pass();
-            let out = model.run_layers(hidden.clone(), states.layer() + 1..model.spec().n_layers, &mut pass, &mut ())?;
-            let logits = model.logits(out, &objective.positions)?;
-            let (data_loss, slope) = objective.loss(&logits.clone().inner(), &mut kept, config.kl_factor)?;
+            let passes = groups.run(&mut shares, |share| share.forward(&delta, config.kl_factor))?;
             let delta_norm = norm(&delta);
             let weight_decay = config.weight_decay * delta_norm / initial_norm.powi(2);
-            let total = data_loss[0] + data_loss[1] + weight_decay;
-            losses.push(StepLoss { total, nll: data_loss[0], kl: data_loss[1], weight_decay });
+            let nll: f64 = by_row(&passes, contexts, |pass| &pass.nll).into_iter().flatten().sum();
+            let kl: f64 = passes.iter().map(|pass| pass.kl).sum();
+            let total = nll + kl + weight_decay;
+            losses.push(StepLoss { total, nll, kl, weight_decay });
             progress.advance(1);
             progress.remark(&format!("loss {total:.3}"));
             if !total.is_finite() {
@@ -114,9 +120,12 @@ pub fn optimize_value(
             if total < config.loss_threshold || step + 1 == config.steps {
                 break;
             }
-            let gradients = (logits * Tensor::from_inner(slope)).sum().backward();
-            let gradient = hidden.grad(&gradients).ok_or_else(|| Error::Batch("the fact token has no influence on the targets".into()))?;
-            let mut gradient = objective.sum_at_facts(&gradient)?;
+            let mut work: Vec<_> = shares.iter_mut().zip(passes).collect();
+            let slopes = groups.run(&mut work, |(share, pass)| share.backward(pass))?;
+            let mut gradient = vec![0.0; delta.len()];
+            for slope in by_row(&slopes, contexts, |slopes| slopes).into_iter().flatten() {
+                gradient.iter_mut().zip(slope).for_each(|(g, s)| *g += f64::from(*s));
+            }
             if delta_norm > 0.0 {
                 let slope = config.weight_decay / (delta_norm * initial_norm.powi(2));
                 gradient.iter_mut().zip(&delta).for_each(|(g, d)| *g += slope * d);
@@ -135,87 +144,138 @@ pub fn optimize_value(
     Ok(OptimizedValue { initial, delta, losses })
 }
 
-/// Where the loss is read, and with which weights.
-struct Objective<'a> {
-    model: &'a dyn LanguageModel,
+/// What the groups have found per row, in the order of the rows: sums over it do not depend on how the rows were shared out.
+fn by_row<'a, S, T>(groups: &'a [S], contexts: usize, found: impl Fn(&'a S) -> &'a Vec<(usize, T)>) -> Vec<Option<&'a T>> {
+    let mut rows: Vec<Option<&T>> = (0..contexts).map(|_| None).collect();
+    for (row, value) in groups.iter().flat_map(found) {
+        if let Some(place) = rows.get_mut(*row) {
+            *place = Some(value);
+        }
+    }
+    rows
+}
+
+/// A group of contexts: where the loss is read in them, and with which weights.
+struct Share {
+    model: Box<dyn LanguageModel>,
+    states: FactStates,
+    /// The contexts, by their number among all.
+    rows: Vec<usize>,
+    /// Positions of the fact tokens.
     facts: Vec<usize>,
+    /// 1 at the fact tokens: `[tokens, 1]`.
     at_facts: Tensor<2>,
     /// Positions whose logits are read; the kept distribution's is the last.
     positions: Vec<usize>,
-    target_ids: Vec<u32>,
-    weights: Vec<f32>,
+    /// For each predicting position: its context, the id to predict, and its weight in the loss.
+    predictions: Vec<(usize, u32, f32)>,
     keep: bool,
+    /// The kept distribution before the first step.
+    kept: Option<Tensor<2>>,
 }
 
-impl<'a> Objective<'a> {
-    fn new(model: &'a dyn LanguageModel, states: &FactStates, targets: &ValueTargets) -> Result<Self> {
-        let device = model.device();
-        let tokens = states.hidden().dims()[0];
-        let contexts = states.keys().shape()[0];
-        let facts: Vec<usize> = (0..contexts).map(|row| states.fact_position(row)).collect();
-        let mut mask = vec![0f32; tokens];
+/// A pass of a group, kept for the way back.
+struct Forward {
+    /// Per context, its part of the mean negative log-likelihood.
+    nll: Vec<(usize, f64)>,
+    kl: f64,
+    start: Tensor<2>,
+    logits: Tensor<2>,
+    /// Derivative of the loss by the logits.
+    slope: Tensor<2>,
+}
+
+impl Share {
+    fn new(model: &dyn LanguageModel, states: &FactStates, targets: &ValueTargets, rows: &[usize], predicting: usize) -> Result<Self> {
+        let states = states.select(model, rows)?;
+        let facts: Vec<usize> = (0..rows.len()).map(|row| states.fact_position(row)).collect();
+        let mut mask = vec![0f32; states.suffix_tokens()];
         facts.iter().for_each(|fact| mask[*fact] = 1.0);
-        let predicting = targets.predictions.iter().filter(|p| !p.is_empty()).count();
-        let (mut positions, mut target_ids, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, predictions) in targets.predictions.iter().enumerate() {
-            for (token, id) in predictions {
-                let position = states.position(row, *token).ok_or_else(|| {
+        let (mut positions, mut predictions, mut keep) = (Vec::new(), Vec::new(), None);
+        for (index, row) in rows.iter().enumerate() {
+            let of_row = targets.predictions.get(*row).map(Vec::as_slice).unwrap_or_default();
+            for (token, id) in of_row {
+                let position = states.position(index, *token).ok_or_else(|| {
                     Error::Batch(format!("token {token} of context {row} predicts the target but comes before the fact token"))
                 })?;
                 positions.push(position);
-                target_ids.push(*id);
-                weights.push(1.0 / (predicting * predictions.len()) as f32);
+                predictions.push((*row, *id, 1.0 / (predicting * of_row.len()) as f32));
+            }
+            if targets.keep == Some(*row) {
+                keep = Some(facts[index]);
             }
         }
-        if let Some(row) = targets.keep {
-            positions.push(*facts.get(row).ok_or_else(|| Error::Batch(format!("there is no context {row}")))?);
-        }
-        let at_facts = Tensor::from_data(TensorData::new(mask, [tokens, 1]), &device);
-        Ok(Self { model, facts, at_facts, positions, target_ids, weights, keep: targets.keep.is_some() })
+        positions.extend(keep);
+        let at_facts = Tensor::from_data(TensorData::new(mask, [states.suffix_tokens(), 1]), &model.device());
+        let (model, rows, keep) = (model.boxed_clone(), rows.to_vec(), keep.is_some());
+        Ok(Self { model, states, rows, facts, at_facts, positions, predictions, keep, kept: None })
     }
 
-    /// The states with δ added at the fact tokens, asking for gradients.
-    fn tracked(&self, hidden: &Tensor<2>, delta: &[f64]) -> Tensor<2> {
+    /// Runs the layers above the edit with δ added at the fact tokens, and the loss.
+    fn forward(&mut self, delta: &[f64], kl_factor: f64) -> Result<Forward> {
         let values: Vec<f32> = delta.iter().map(|d| *d as f32).collect();
         let delta = Tensor::<2>::from_data(TensorData::new(values, [1, delta.len()]), &self.model.device());
-        Tensor::from_inner(hidden.clone() + self.at_facts.clone() * delta).require_grad()
+        let start = Tensor::from_inner(self.states.hidden().clone() + self.at_facts.clone() * delta).require_grad();
+        let mut pass = self.states.pass();
+        let layers = self.states.layer() + 1..self.model.spec().n_layers;
+        let end = self.model.run_layers(start.clone(), layers, &mut pass, &mut ())?;
+        let logits = self.model.logits(end, &self.positions)?;
+        let log_probs = activation::log_softmax(logits.clone().inner(), 1);
+        let (nll, slope) = self.likelihood(&log_probs)?;
+        let (kl, slope) = match self.keep {
+            false => (0.0, slope),
+            true => {
+                let (kl, kept_slope) = self.divergence(log_probs, kl_factor)?;
+                let slopes = slope.into_iter().chain([kept_slope]).collect();
+                (kl, Some(Tensor::cat(slopes, 0)))
+            }
+        };
+        let slope = slope.ok_or_else(|| Error::Batch("a group of contexts predicts nothing".into()))?;
+        Ok(Forward { nll, kl, start, logits, slope })
     }
 
-    /// Sum over the fact tokens of a gradient of the states.
-    fn sum_at_facts(&self, gradient: &Tensor<2>) -> Result<Vec<f64>> {
+    /// Gradient at the fact token of each context: `[d_model]`.
+    fn backward(&self, pass: &Forward) -> Result<Vec<(usize, Vec<f32>)>> {
+        let gradients = (pass.logits.clone() * Tensor::from_inner(pass.slope.clone())).sum().backward();
+        let gradient = pass.start.grad(&gradients).ok_or_else(|| Error::Batch("the fact token has no influence on the targets".into()))?;
         let [_, width] = gradient.dims();
-        let rows = tensor_values(&self.model.rows_of(gradient.clone(), &self.facts))?;
-        let mut sum = vec![0.0; width];
-        for row in rows.chunks_exact(width) {
-            sum.iter_mut().zip(row).for_each(|(s, g)| *s += f64::from(*g));
-        }
-        Ok(sum)
+        let at_facts = tensor_values(&self.model.rows_of(gradient, &self.facts))?;
+        Ok(self.rows.iter().copied().zip(at_facts.chunks_exact(width).map(<[f32]>::to_vec)).collect())
     }
 
-    /// Negative log-likelihood and weighted divergence, and their derivative by the logits.
-    fn loss(&self, logits: &Tensor<2>, kept: &mut Option<Tensor<2>>, kl_factor: f64) -> Result<([f64; 2], Tensor<2>)> {
-        let [_, vocab] = logits.dims();
-        let device = logits.device();
-        let log_probs = activation::log_softmax(logits.clone(), 1);
-        let count = self.target_ids.len();
-        let ids: Vec<i64> = self.target_ids.iter().map(|id| i64::from(*id)).collect();
+    /// Negative log-likelihood per context, and its derivative by the predicting positions' logits.
+    fn likelihood(&self, log_probs: &Tensor<2>) -> Result<(Vec<(usize, f64)>, Option<Tensor<2>>)> {
+        let count = self.predictions.len();
+        if count == 0 {
+            return Ok((Vec::new(), None));
+        }
+        let device = log_probs.device();
+        let ids: Vec<i64> = self.predictions.iter().map(|(_, id, _)| i64::from(*id)).collect();
+        let weights: Vec<f32> = self.predictions.iter().map(|(.., weight)| *weight).collect();
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [count, 1]), &device);
+        let weights = Tensor::<2>::from_data(TensorData::new(weights, [count, 1]), &device);
         let predicted = log_probs.clone().narrow(0, 0, count);
         let of_targets = tensor_values(&predicted.clone().gather(1, ids.clone()))?;
-        let nll = -of_targets.iter().zip(&self.weights).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum::<f64>();
-        let weights = Tensor::<2>::from_data(TensorData::new(self.weights.clone(), [count, 1]), &device);
-        let slope = (predicted.exp() * weights.clone()).scatter(1, ids, -weights, burn::tensor::IndexingUpdateOp::Add);
-        if !self.keep {
-            return Ok(([nll, 0.0], slope));
+        let mut nll: Vec<(usize, f64)> = Vec::new();
+        for ((row, _, weight), log_prob) in self.predictions.iter().zip(of_targets) {
+            let part = -f64::from(log_prob) * f64::from(*weight);
+            match nll.last_mut() {
+                Some((last, sum)) if last == row => *sum += part,
+                _ => nll.push((*row, part)),
+            }
         }
-        let now = log_probs.narrow(0, count, 1);
-        let before = kept.get_or_insert_with(|| now.clone());
-        let ratio = now.clone() - before.clone();
+        let slope = (predicted.exp() * weights.clone()).scatter(1, ids, -weights, IndexingUpdateOp::Add);
+        Ok((nll, Some(slope)))
+    }
+
+    /// Weighted divergence of the kept distribution from what it was in the first step, and its derivative by its logits.
+    fn divergence(&mut self, log_probs: Tensor<2>, kl_factor: f64) -> Result<(f64, Tensor<2>)> {
+        let now = log_probs.narrow(0, self.predictions.len(), 1);
+        let before = self.kept.get_or_insert_with(|| now.clone()).clone();
+        let ratio = now.clone() - before;
         let probs = now.exp();
         let divergence = f64::from(scalar(&(probs.clone() * ratio.clone()).sum())?);
-        let kl_slope = probs * (ratio - divergence) * kl_factor;
-        debug_assert_eq!(kl_slope.dims(), [1, vocab]);
-        Ok(([nll, kl_factor * divergence], Tensor::cat(vec![slope, kl_slope], 0)))
+        Ok((kl_factor * divergence, probs * (ratio - divergence) * kl_factor))
     }
 }
 

@@ -1,7 +1,7 @@
 use burn::tensor::{Tensor, activation};
 use easyedit_core::nearest_name;
 
-use crate::{Error, ModelConfig, Result};
+use crate::{Error, ModelConfig, Result, elementwise};
 
 /// Names of activation functions in Hugging Face configurations.
 const NAMES: &[(&str, Activation)] = &[
@@ -43,15 +43,32 @@ impl Activation {
 
     /// Applies the function to every element.
     pub(crate) fn forward(self, x: Tensor<2>) -> Tensor<2> {
+        let fused = match self {
+            Self::Silu => elementwise::unary(&x, elementwise::silu),
+            Self::GeluTanh => elementwise::unary(&x, elementwise::gelu_tanh),
+            Self::QuickGelu => elementwise::unary(&x, elementwise::quick_gelu),
+            Self::Gelu | Self::Relu => None,
+        };
+        fused.unwrap_or_else(|| self.composed(x))
+    }
+
+    /// The function of `gate`, times `up`: the middle of a gated MLP.
+    pub(crate) fn gated(self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+        let fused = match self {
+            Self::Silu => elementwise::gated(&gate, &up, elementwise::silu),
+            Self::GeluTanh => elementwise::gated(&gate, &up, elementwise::gelu_tanh),
+            Self::QuickGelu => elementwise::gated(&gate, &up, elementwise::quick_gelu),
+            Self::Gelu | Self::Relu => None,
+        };
+        fused.unwrap_or_else(|| self.composed(gate) * up)
+    }
+
+    /// The function by the backend's own operations.
+    fn composed(self, x: Tensor<2>) -> Tensor<2> {
         match self {
             Self::Silu => activation::silu(x),
             Self::Gelu => activation::gelu(x),
-            Self::GeluTanh => {
-                // (1 + tanh u) / 2 is σ(2u): one pass over x less, and no powers.
-                let root = (8.0 / std::f64::consts::PI).sqrt();
-                let inner = (x.clone() * x.clone()).mul_scalar(root * 0.044715).add_scalar(root) * x.clone();
-                x * activation::sigmoid(inner)
-            }
+            Self::GeluTanh => activation::gelu_approximate(x),
             Self::QuickGelu => x.clone() * activation::sigmoid(x.mul_scalar(1.702)),
             Self::Relu => activation::relu(x),
         }

@@ -8,6 +8,7 @@ mod checkpoint;
 mod companions;
 mod config;
 mod decoder;
+mod elementwise;
 mod error;
 mod families;
 pub mod gguf;

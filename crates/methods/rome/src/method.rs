@@ -118,6 +118,14 @@ impl Rome {
         let optimized = optimize_value(model, &states, &contexts.targets, &config, context.progress)?;
         let value_done = started.elapsed().as_secs_f64();
         let insertion = self.insertion(&states, contexts.templates, layer, &optimized)?;
+        // Times go to the log, not into the edit: the same seed gives the same file.
+        tracing::info!(
+            "request {}, layer {layer}: states {keys_done:.2} s, value {:.2} s in {} passes, insertion {:.3} s",
+            request.case_id,
+            value_done - keys_done,
+            optimized.losses.len(),
+            started.elapsed().as_secs_f64() - value_done
+        );
         let diagnostics = json!({
             "case_id": request.case_id,
             "layer": layer,
@@ -130,7 +138,6 @@ impl Rome {
             "value_norm": norm(&optimized.value()),
             "key_along_direction": insertion.key_along_direction,
             "update_norm": norm(&insertion.residual),
-            "seconds": { "states": keys_done, "value": value_done - keys_done, "insertion": started.elapsed().as_secs_f64() - value_done },
         });
         Ok((insertion.delta(model.spec().mlp_out_layout), diagnostics))
     }
@@ -141,11 +148,13 @@ impl Rome {
             Some(moments) if self.hparams.mom2_adjustment => moments.solve(&mean_key),
             _ => mean_key.clone(),
         };
-        let (key, output) = if self.hparams.consistent_keys {
-            (mean_key, mean_row(states.outputs(), templates))
-        } else {
-            (mean_row(states.keys(), 1), mean_row(states.outputs(), 1))
-        };
+        if self.hparams.consistent_keys {
+            // δ is relative to each context's own output, so the averaged key's value is the averaged output and δ.
+            let output = mean_row(states.outputs(), templates);
+            let target: Vec<f64> = output.iter().zip(&optimized.delta).map(|(o, d)| o + d).collect();
+            return Insertion::new(&direction, &mean_key, &output, &target);
+        }
+        let (key, output) = (mean_row(states.keys(), 1), mean_row(states.outputs(), 1));
         Insertion::new(&direction, &key, &output, &optimized.value())
     }
 }
