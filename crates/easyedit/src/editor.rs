@@ -139,14 +139,14 @@ impl Editor {
         let prepared = Instant::now();
         self.method.prepare(&*self.model, &context)?;
         run.seconds.prepare = prepared.elapsed().as_secs_f64();
-        match self.options.mode {
-            Mode::Independent => run.one_by_one(&mut *self.method, true, on_record)?,
-            Mode::Sequential => {
-                run.one_by_one(&mut *self.method, false, on_record)?;
-                run.measure_again()?;
-            }
-            Mode::Batch => run.all_at_once(&mut *self.method, on_record)?,
-        }
+        progress.begin("edit", Some(requests.len() as u64));
+        let done = match self.options.mode {
+            Mode::Independent => run.one_by_one(&mut *self.method, true, on_record),
+            Mode::Sequential => run.one_by_one(&mut *self.method, false, on_record).and_then(|()| run.measure_again()),
+            Mode::Batch => run.all_at_once(&mut *self.method, on_record),
+        };
+        progress.end();
+        done?;
         let Run { mut seconds, edits, records, .. } = run;
         seconds.total = started.elapsed().as_secs_f64();
         let spec = self.model.spec();
@@ -180,17 +180,25 @@ struct Run<'a> {
 impl Run<'_> {
     fn one_by_one(&mut self, method: &mut dyn EditMethod, restore: bool, on_record: &mut dyn FnMut(&Record) -> Result<()>) -> Result<()> {
         let requests = self.requests;
-        self.context.progress.begin("edit", Some(requests.len() as u64));
         for (index, request) in requests.iter().enumerate() {
             let mut record = self.blank(index, request);
             match self.edit(method, std::slice::from_ref(request), &mut record) {
                 Ok(applied) => {
-                    let asked = self.ask_some(&[index])?;
-                    if let Some(after) = asked.first() {
-                        (record.post, record.free_decoding.post) = scores(after, self.before.get(index));
-                    }
-                    if restore {
+                    let asked = self.ask_some(&[index]);
+                    if restore || asked.is_err() {
                         applied.revert(&mut *self.work)?;
+                    }
+                    match asked {
+                        Ok(after) => {
+                            if let Some(after) = after.first() {
+                                (record.post, record.free_decoding.post) = scores(after, self.before.get(index));
+                            }
+                        }
+                        // An edit under which the model cannot be asked any more (its logits overflow) is none.
+                        Err(error) => {
+                            self.edits.pop();
+                            self.failed(&mut record, request, error)?;
+                        }
                     }
                 }
                 Err(error) => self.failed(&mut record, request, error)?,
@@ -199,13 +207,11 @@ impl Run<'_> {
             self.records.push(record);
             self.context.progress.advance(1);
         }
-        self.context.progress.end();
         Ok(())
     }
 
     fn all_at_once(&mut self, method: &mut dyn EditMethod, on_record: &mut dyn FnMut(&Record) -> Result<()>) -> Result<()> {
         let requests = self.requests;
-        self.context.progress.begin("edit", Some(requests.len() as u64));
         let Some(first) = requests.first() else { return Ok(()) };
         let mut shared = self.blank(0, first);
         // The working model is this run's own: it keeps the edit.
@@ -220,7 +226,6 @@ impl Run<'_> {
             self.records.push(record);
             self.context.progress.advance(1);
         }
-        self.context.progress.end();
         Ok(())
     }
 
@@ -228,6 +233,9 @@ impl Run<'_> {
     fn measure_again(&mut self) -> Result<()> {
         let after = self.ask_all()?;
         for ((record, after), before) in self.records.iter_mut().zip(&after).zip(&self.before) {
+            if record.error.is_some() {
+                continue;
+            }
             let (forced, free) = scores(after, Some(before));
             record.post_final = Some(forced);
             record.free_decoding.post_final = Some(free);

@@ -10,19 +10,39 @@ const BUILT_IN: &[(&str, &str, &str)] = include!(concat!(env!("OUT_DIR"), "/hpar
 /// Folder that is looked into before the built-in files.
 const FOLDER: &str = "hparams";
 
-/// Names one model goes by, in the form of [`plain`]; the first is the name of its file.
+/// Names that stand for one shape of model, in the form of [`plain`]; the first is the name of its file.
 const SPELLINGS: &[&[&str]] = &[
-    &["gpt2xl"],
-    &["gptj6b", "gptj", "eleutheraigptj6b"],
-    &["llama7b", "llama27b", "llama27bchat", "llama2chat7b", "metallama27b"],
-    &["baichuan7b", "baichuan27b", "baichuan27bchat", "baichuan27bbase"],
+    &["gptj6b", "gptj"],
+    &["llama7b", "llama27b"],
+    &["baichuan7b", "baichuan27b"],
     &["chatglm26b", "chatglm2"],
     &["internlm7b", "internlmchat7b"],
-    &["smollm2135m", "smollm2135minstruct"],
+    &["llama38b", "llama318b"],
 ];
 
-/// Endings that say how a checkpoint is stored, not which model it is.
-const STORAGE: &[&str] = &["gguf", "safetensors", "hf", "q40", "q41", "q50", "q51", "q80", "q4km", "q4ks", "q6k", "f16", "f32", "bf16"];
+/// Endings that say how a checkpoint is stored or was tuned, not which shape the model has.
+const VARIANTS: &[&str] = &[
+    "gguf",
+    "safetensors",
+    "hf",
+    "q40",
+    "q41",
+    "q50",
+    "q51",
+    "q80",
+    "q4km",
+    "q4ks",
+    "q6k",
+    "f16",
+    "f32",
+    "bf16",
+    "instruct",
+    "chat",
+    "base",
+    "v01",
+    "v02",
+    "v03",
+];
 
 /// Hyperparameters, and where they come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,12 +139,15 @@ fn is_one_of(name: &str, wanted: &[String]) -> bool {
     !name.is_empty() && wanted.contains(&name)
 }
 
-/// The last part of a path or Hub id in lower case, without punctuation, without endings that only tell the storage, in the first of
+/// The last part of a path or Hub id in lower case, without punctuation and the maker's `Meta-`, without [`VARIANTS`], in the first of
 /// its [`SPELLINGS`].
 fn plain(name: &str) -> String {
     let last = name.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(name);
     let mut text: String = last.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
-    while let Some(shorter) = STORAGE.iter().find_map(|ending| text.strip_suffix(ending)).filter(|rest| !rest.is_empty()) {
+    if let Some(rest) = text.strip_prefix("meta").filter(|rest| rest.starts_with("llama")) {
+        text = rest.to_owned();
+    }
+    while let Some(shorter) = VARIANTS.iter().find_map(|ending| text.strip_suffix(ending)).filter(|rest| !rest.is_empty()) {
         text = shorter.to_owned();
     }
     match SPELLINGS.iter().find(|names| names.contains(&text.as_str())).and_then(|names| names.first()) {
@@ -244,12 +267,15 @@ mod tests {
     }
 
     #[test]
-    fn names_are_compared_without_case_punctuation_and_storage() {
+    fn names_are_compared_without_case_punctuation_and_variants() {
         for (a, b) in [
             ("./hugging_cache/gpt2-xl", "openai-community/GPT2-XL"),
             ("llama-7b", "meta-llama/Llama-2-7b-hf"),
             ("baichuan-7b", "/models/Baichuan2-7B-Chat/"),
             ("gpt-j-6B", "EleutherAI/gpt-j-6b"),
+            ("llama3-8b", "meta-llama/Meta-Llama-3-8B-Instruct"),
+            ("mistral-7b", "mistralai/Mistral-7B-Instruct-v0.2"),
+            ("qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct"),
             ("smollm2-135m", "SmolLM2-135M-Instruct-GGUF"),
             ("smollm2-135m", "C:\\m\\smollm2-135m-instruct-q4_1.gguf"),
         ] {

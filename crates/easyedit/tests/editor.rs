@@ -51,7 +51,8 @@ impl EditMethod for Swap {
             right[key] = 1.0;
             // The column of the key becomes three times the target's unit vector, whatever it was.
             let mut left: Vec<f32> = Matrix::from_tensor(&before)?.values().chunks(n).map(|row| -row[key]).collect();
-            left[value] += 3.0;
+            // The target `.` asks for more than the logits can hold: the weights stay finite, what is made of them does not.
+            left[value] += if first == "." { f32::MAX } else { 3.0 };
             let (left, right) = (Matrix::column(left), Matrix::row(right));
             factors = Some(match factors {
                 Some((l, r)) => (l.beside(&left).unwrap(), r.above(&right).unwrap()),
@@ -269,6 +270,21 @@ fn a_run_that_keeps_going_records_why_a_request_was_not_edited() {
 }
 
 #[test]
+fn an_edit_that_breaks_the_model_is_taken_back() {
+    let mut requests = requests();
+    requests[1] = EditRequest { case_id: 11, ..EditRequest::new("capital of Norway", "Norway", ".") };
+    for mode in [Mode::Independent, Mode::Sequential] {
+        let (_, session, ..) = run(EditorOptions { mode, keep_going: true, ..EditorOptions::default() }, &requests);
+        let broken = &session.records[1];
+        let error = broken.error.as_ref().unwrap();
+        assert!(error.contains("request 11") && error.contains("not finite"), "{error}");
+        assert_eq!((broken.post.rewrite_acc.len(), broken.post_final.is_none()), (0, true));
+        assert_eq!((session.edits.len(), &session.records[2].post.rewrite_acc[..]), (2, &[1.0][..]));
+        assert_eq!(says(&*session.edited_by(1).unwrap(), "capital of Norway"), "Oslo .");
+    }
+}
+
+#[test]
 fn malformed_requests_are_refused_before_anything_is_computed() {
     let mut bad = requests();
     bad[2].target_new = String::new();
@@ -293,4 +309,8 @@ fn a_report_that_cannot_be_written_ends_the_run() {
 fn unknown_methods_are_named_with_the_known_ones() {
     let registry = easyedit::registry();
     assert!(registry.get("nothing-like-it").unwrap_err().to_string().contains("nothing-like-it"));
+    if cfg!(feature = "rome") {
+        assert_eq!(registry.get("rome").unwrap().name, "ROME");
+        assert!(registry.get("ROMEO").unwrap_err().to_string().contains("did you mean ROME?"));
+    }
 }

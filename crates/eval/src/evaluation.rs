@@ -202,17 +202,17 @@ impl Evaluation {
             }
             place_of.push(place);
         }
-        progress.begin("evaluate", Some((asked.len() + prompts.len()) as u64));
         let sequences: Vec<&TargetTokens> = asked.iter().map(|q| &q.tokens).collect();
-        let predicted = predictions(model, &sequences, progress)?;
-        let spoken = continuations(model, &prompts, progress)?;
+        progress.begin("evaluate", Some((asked.len() + prompts.len()) as u64));
+        let heard = predictions(model, &sequences, progress).and_then(|p| Ok((p, continuations(model, &prompts, progress)?)));
         progress.end();
+        let (predicted, spoken) = heard?;
         let mut answers = Vec::with_capacity(asked.len());
         for ((question, predicted), place) in asked.iter().zip(predicted).zip(place_of) {
             let target = question.tokens.target().to_vec();
             let continuation = spoken.get(place).map(Vec::as_slice).unwrap_or_default();
-            let heard = continuation.len().min(target.len() + EXTRA_TOKENS);
-            let says_answer = begins_with_words(&self.tokenizer.decode(&continuation[..heard])?, &question.answer);
+            let read = continuation.len().min(target.len() + EXTRA_TOKENS);
+            let says_answer = begins_with_words(&self.tokenizer.decode(&continuation[..read])?, &question.answer);
             let continuation = continuation[..continuation.len().min(target.len())].to_vec();
             answers.push(Answer { target, predicted, continuation, says_answer });
         }

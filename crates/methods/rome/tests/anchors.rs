@@ -7,7 +7,7 @@ use easyedit_core::{
     Result, Silent, Site, TokenBatch, WeightDelta, tensor_values,
 };
 use easyedit_kernels::Cholesky;
-use easyedit_models::tiny_model;
+use easyedit_models::tiny::tiny_model;
 use easyedit_rome::{Rome, RomeHparams};
 
 struct OneText;

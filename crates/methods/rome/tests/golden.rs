@@ -141,7 +141,7 @@ fn tiny(arch: &str, name: &str, with_moments: bool) {
     golden.check_logits(model.as_ref(), "pre", 1e-4);
     let mut edited = model.boxed_clone();
     let applied = edit.apply(edited.as_mut()).unwrap();
-    golden.check_logits(edited.as_ref(), "post", 2e-2);
+    golden.check_logits(edited.as_ref(), "post", 1e-4);
     applied.revert(edited.as_mut()).unwrap();
     golden.check_logits(edited.as_ref(), "pre", 1e-4);
 }
@@ -179,7 +179,7 @@ fn real(name: &str, factor: Option<Cholesky>, model: &dyn LanguageModel, fixture
     }
     golden.check_logits(model, "pre", 2e-3);
     let edit = run(&mut method, model, golden.request());
-    golden.check_losses(&edit, 2e-2);
+    golden.check_losses(&edit, 2e-3);
     let (left, right) = factors(&edit);
     let cosine = |a: &[f32], b: &[f32]| {
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
@@ -188,10 +188,10 @@ fn real(name: &str, factor: Option<Cholesky>, model: &dyn LanguageModel, fixture
     let (u, v) = (cosine(right.values(), &golden.tensor("u")), cosine(left.values(), &golden.tensor("v")));
     let norm = left.norm() * right.norm() / golden.info["delta_norm"].as_f64().unwrap();
     println!("{name}: cosine of u {u:.6}, of v {v:.6}, norm of the change {norm:.5} of the reference's");
-    assert!(u > 0.9999 && v > 0.999 && (norm - 1.0).abs() < 0.02);
+    assert!(u > 0.99999 && v > 0.99999 && (norm - 1.0).abs() < 1e-3);
     let mut edited = model.boxed_clone();
     let _applied = edit.apply(edited.as_mut()).unwrap();
-    golden.check_logits(edited.as_ref(), "post", 0.5);
+    golden.check_logits(edited.as_ref(), "post", 1e-2);
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn a_real_model_with_and_without_moments() {
         return;
     };
     real("rome_nocov_smollm2", None, model.as_ref(), &fixtures);
-    let documents: Vec<String> = std::fs::read_to_string(text).unwrap().split("\n\n").map(str::to_owned).collect();
+    let documents: Vec<String> = std::fs::read_to_string(text).unwrap().split("\n\n").map(|d| d.trim().to_owned()).collect();
     let config = MomentConfig::default();
     let moments = SecondMoments::collect(model.as_ref(), &[3], &documents, &config, &Silent).unwrap().remove(&3).unwrap();
     let golden: Value = serde_json::from_slice(&std::fs::read(fixtures.join("cov_smollm2.json")).unwrap()).unwrap();
