@@ -146,7 +146,7 @@ fn is_summary(line: &str) -> bool {
 
 /// The same of `cargo test`, which shows no more of tests that passed than their names.
 fn is_result(line: &str) -> bool {
-    line.starts_with("test result:")
+    line.starts_with("test result:") && !line.contains(" 0 passed; 0 failed")
 }
 
 fn missing(tool: &str, way: &str) -> Result<Outcome> {
