@@ -109,7 +109,7 @@ pub(crate) fn ci(root: &Path) -> Result<bool> {
 
     let success = gate.finish();
     println!("\ntests:");
-    closing.iter().for_each(|line| println!("{line}"));
+    closing.iter().for_each(|line| println!("  {}", line.trim()));
     println!("\n{}", if success { "the gate is passed" } else { "the gate is NOT passed" });
     Ok(success)
 }
@@ -118,29 +118,35 @@ pub(crate) fn ci(root: &Path) -> Result<bool> {
 pub(crate) fn test(root: &Path, arguments: &[String]) -> Result<bool> {
     let (success, closing) = run_tests(root, arguments)?;
     println!("\ntests:");
-    closing.iter().for_each(|line| println!("{line}"));
+    closing.iter().for_each(|line| println!("  {}", line.trim()));
     Ok(success)
 }
 
 fn run_tests(root: &Path, arguments: &[String]) -> Result<(bool, Vec<String>)> {
     let nextest = succeeds(root, &["cargo", "nextest", "--version"]);
     let line: &[&str] = match nextest {
-        true => &["cargo", "nextest", "run", "--release", "--workspace", "--locked"],
+        // What passed tests print is asked for because some of them say that they were skipped.
+        true => &["cargo", "nextest", "run", "--release", "--workspace", "--locked", "--success-output", "immediate"],
         false => &["cargo", "test", "--release", "--workspace", "--locked", "--lib", "--bins", "--tests"],
     };
-    let (tests_passed, mut closing) = run_keeping(command(root, line).args(arguments), is_closing_line)?;
+    let (tests_passed, mut closing) = run_keeping(command(root, line).args(arguments), if nextest { is_summary } else { is_result })?;
     if !arguments.is_empty() {
         return Ok((tests_passed, closing));
     }
     let mut doctests = command(root, &["cargo", "test", "--release", "--workspace", "--locked", "--doc"]);
-    let (doctests_passed, lines) = run_keeping(&mut doctests, is_closing_line)?;
+    let (doctests_passed, lines) = run_keeping(&mut doctests, is_result)?;
     closing.extend(lines.into_iter().map(|line| format!("{line} (doctests)")));
     Ok((tests_passed && doctests_passed, closing))
 }
 
-/// The lines in which test runners say how it went, and those in which a test says that it was skipped.
-fn is_closing_line(line: &str) -> bool {
-    ["Summary [", "test result:", "skipped:"].iter().any(|start| line.starts_with(start))
+/// The lines in which nextest says how it went, and those in which a test says that it was skipped.
+fn is_summary(line: &str) -> bool {
+    line.starts_with("Summary [") || line.starts_with("skipped:")
+}
+
+/// The same of `cargo test`, which shows no more of tests that passed than their names.
+fn is_result(line: &str) -> bool {
+    line.starts_with("test result:") && !line.contains(" 0 passed; 0 failed")
 }
 
 fn missing(tool: &str, way: &str) -> Result<Outcome> {

@@ -50,7 +50,7 @@ pub(crate) fn run(command: &mut Command) -> Result<bool> {
     Ok(status.success())
 }
 
-/// As [`run`], and keeps the lines that `is_kept`.
+/// As [`run`], and keeps the lines that `is_kept`; what passed tests print is hidden, but for lines that are kept.
 pub(crate) fn run_keeping(command: &mut Command, is_kept: fn(&str) -> bool) -> Result<(bool, Vec<String>)> {
     announce(command);
     let mut child = command
@@ -75,16 +75,30 @@ pub(crate) fn run_keeping(command: &mut Command, is_kept: fn(&str) -> bool) -> R
 fn pass_on(from: impl Read, mut to: impl Write, is_kept: fn(&str) -> bool, kept: &Mutex<Vec<String>>) {
     let mut line = Vec::new();
     let mut from = BufReader::new(from);
+    let mut in_passed = false;
     while matches!(from.read_until(b'\n', &mut line), Ok(read) if read > 0) {
-        let _ = to.write_all(&line);
         let text = String::from_utf8_lossy(&line);
-        if is_kept(text.trim())
-            && let Ok(mut kept) = kept.lock()
-        {
+        if let Some(status) = status_of(&text) {
+            in_passed = status == "PASS";
+        } else if text.starts_with('─') {
+            in_passed = false;
+        }
+        let keep = is_kept(text.trim());
+        if keep || !in_passed || status_of(&text).is_some() {
+            let _ = to.write_all(&line);
+        }
+        if keep && let Ok(mut kept) = kept.lock() {
             kept.push(text.trim_end().to_owned());
         }
         line.clear();
     }
+}
+
+/// `PASS` of nextest's `        PASS [   0.006s] (5/8) crate::test name`.
+fn status_of(line: &str) -> Option<&str> {
+    let (status, rest) = line.trim_start().split_once(" [")?;
+    let is_status = line.starts_with("    ") && rest.trim_start().starts_with(|c: char| c.is_ascii_digit() || c == '>');
+    (is_status && status.chars().all(char::is_alphabetic)).then_some(status)
 }
 
 fn announce(command: &Command) {
@@ -107,6 +121,16 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_has_not_succeeded() {
         assert!(!succeeds(Path::new("."), &["no-such-program-here"]));
+    }
+
+    #[test]
+    fn passed_tests_say_only_why_they_were_skipped() {
+        let lines = "        PASS [   0.006s] (1/2) a::b\n  stdout ───\n    noise\n    skipped: no file\n        FAIL [   0.1s] (2/2) a::c\n    why\n";
+        let (mut shown, kept) = (Vec::new(), Mutex::new(Vec::new()));
+        pass_on(lines.as_bytes(), &mut shown, |line| line.starts_with("skipped:"), &kept);
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(!shown.contains("noise") && shown.contains("why") && shown.contains("PASS"), "{shown}");
+        assert_eq!(kept.into_inner().unwrap(), ["    skipped: no file"]);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //!
 //! Exit codes: 0 success, 1 the work failed, 2 the command line asks for something that does not exist.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 mod args;
 mod commands;
 mod failure;

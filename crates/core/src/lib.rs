@@ -11,6 +11,8 @@
 //! - A method never changes the model it is given; only [`Edit::apply`] does, and [`Applied::revert`] undoes it exactly.
 //! - Which tokens are the subject and which the target is decided in [`tokens`] alone, from character offsets.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod device;
 mod edit;
 mod edit_file;

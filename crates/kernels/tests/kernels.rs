@@ -58,7 +58,7 @@ impl Probe for AddAt {
 /// The loss by running every context whole, one by one, with δ added by a probe.
 fn loss_by_brute_force(model: &dyn LanguageModel, rows: &[FactRow], targets: &ValueTargets, delta: &[f32], kl_factor: f64) -> (f64, f64) {
     let log_probs = |row: &FactRow, delta: &[f32]| -> (Vec<f32>, usize) {
-        let mut pass = Pass::new(TokenBatch::new(&[row.ids.clone()]).unwrap(), &model.device());
+        let mut pass = Pass::new(TokenBatch::new(std::slice::from_ref(&row.ids)).unwrap(), &model.device());
         let mut probe = AddAt { layer: LAYER, positions: vec![row.fact_index], delta: delta.to_vec() };
         let hidden = model.hidden(&mut pass, &mut probe).unwrap();
         let all: Vec<usize> = (0..row.ids.len()).collect();
@@ -163,7 +163,7 @@ fn keys_and_values_are_those_of_a_whole_run() {
         for (index, row) in rows.iter().enumerate() {
             let site = Site::new(LAYER, Module::MlpKey);
             let mut capture = Capture::new([site]);
-            let mut pass = Pass::new(TokenBatch::new(&[row.ids.clone()]).unwrap(), &model.device());
+            let mut pass = Pass::new(TokenBatch::new(std::slice::from_ref(&row.ids)).unwrap(), &model.device());
             model.hidden(&mut pass, &mut capture).unwrap();
             let whole = tensor_values(capture.get(site).unwrap()).unwrap();
             let width = model.spec().d_mlp;

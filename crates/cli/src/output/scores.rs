@@ -96,11 +96,13 @@ fn rows(means: &MeanPair) -> Vec<(String, Pick)> {
     if means.post.rephrase_acc.is_some() {
         rows.push(("generalization".into(), Box::new(|m| m.rephrase_acc)));
     }
-    for key in means.post.locality.keys().cloned() {
-        rows.push((named("locality", &key), Box::new(move |m| m.locality.get(&key).copied())));
+    for key in means.post.locality.keys() {
+        let own = key.clone();
+        rows.push((named("locality", key), Box::new(move |m| m.locality.get(&own).copied())));
     }
-    for key in means.post.portability.keys().cloned() {
-        rows.push((named("portability", &key), Box::new(move |m| m.portability.get(&key).copied())));
+    for key in means.post.portability.keys() {
+        let own = key.clone();
+        rows.push((named("portability", key), Box::new(move |m| m.portability.get(&own).copied())));
     }
     rows
 }
