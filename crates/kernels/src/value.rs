@@ -92,11 +92,8 @@ pub fn optimize_value(
     let lengths: Vec<usize> = (0..contexts).map(|row| states.suffix_length(row)).collect();
     let groups = RowGroups::new(model, &lengths)?;
     let predicting = targets.predictions.iter().filter(|p| !p.is_empty()).count();
-    let mut shares = groups
-        .rows()
-        .iter()
-        .map(|rows| Share::new(model, states, targets, rows, predicting))
-        .collect::<Result<Vec<Share>>>()?;
+    let mut shares =
+        groups.rows().iter().map(|rows| Share::new(model, states, targets, rows, predicting)).collect::<Result<Vec<Share>>>()?;
     let initial: Vec<f64> = first_row(states)?;
     let initial_norm = norm(&initial);
     let mut delta = vec![0.0; initial.len()];

@@ -66,8 +66,9 @@ pub struct RomeHparams {
     /// Kept for EasyEdit's files.
     #[serde(default)]
     pub model_parallel: bool,
-    /// Whether the averaged key k* is used in numerator and denominator, as in the paper's equation (and in R-ROME). `false` is
-    /// EasyEdit's behaviour: the averaged key in the numerator, the bare prompt's in the denominator.
+    /// Whether one averaged key k* is used in numerator and denominator, as in the paper's equation (and in R-ROME); the bare prompt
+    /// weighs as much in it as the other contexts together. `false` is EasyEdit's behaviour: the plain average in the numerator,
+    /// the bare prompt's key in the denominator.
     #[serde(default = "default_true")]
     pub consistent_keys: bool,
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::RomeHparams;
 use crate::contexts::Contexts;
-use crate::insertion::{Insertion, dot, mean_row};
+use crate::insertion::{Insertion, dot, half_bare_row, mean_row};
 
 /// The optimisation ends when the loss is below it.
 const LOSS_THRESHOLD: f64 = 5e-2;
@@ -143,14 +143,16 @@ impl Rome {
     }
 
     fn insertion(&self, states: &FactStates, templates: usize, layer: usize, optimized: &OptimizedValue) -> Result<Insertion> {
-        let mean_key = mean_row(states.keys(), templates);
+        let consistent = self.hparams.consistent_keys;
+        let mean = if consistent { half_bare_row } else { mean_row };
+        let mean_key = mean(states.keys(), templates);
         let direction = match self.moments.get(&layer) {
             Some(moments) if self.hparams.mom2_adjustment => moments.solve(&mean_key),
             _ => mean_key.clone(),
         };
-        if self.hparams.consistent_keys {
-            // δ is relative to each context's own output, so the averaged key's value is the averaged output and δ.
-            let output = mean_row(states.outputs(), templates);
+        if consistent {
+            // δ was found relative to each context's own output: the averaged key's value is the averaged output plus δ.
+            let output = mean(states.outputs(), templates);
             let target: Vec<f64> = output.iter().zip(&optimized.delta).map(|(o, d)| o + d).collect();
             return Insertion::new(&direction, &mean_key, &output, &target);
         }
