@@ -3,9 +3,9 @@
 //! Runs where the model can be fetched (or was before); elsewhere it says that it is skipped, and why.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
-use easyedit_core::{EditRequest, EvaluationPrompt, GenerationConfig, LanguageModel, Silent, device, generate};
 use easyedit::models::{Checkpoint, cache_folder, resolve_model};
 use easyedit::{Editor, EditorOptions, TextCorpora, hparams, registry};
+use easyedit_core::{EditRequest, EvaluationPrompt, GenerationConfig, LanguageModel, Silent, device, generate};
 
 fn continuation(model: &dyn LanguageModel, prompt: &str) -> String {
     let ids = model.tokenizer().encode(prompt).unwrap().ids;

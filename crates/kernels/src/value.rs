@@ -123,6 +123,13 @@ pub fn optimize_value(
             for slope in by_row(&slopes, contexts, |slopes| slopes).into_iter().flatten() {
                 gradient.iter_mut().zip(slope).for_each(|(g, s)| *g += f64::from(*s));
             }
+            if step == 0 && gradient.iter().all(|g| *g == 0.0) {
+                return Err(Error::Batch(
+                    "the fact token has no influence on the target: the model's attention does not reach back that far; \
+                     choose another fact_token or a shorter prompt"
+                        .into(),
+                ));
+            }
             if delta_norm > 0.0 {
                 let slope = config.weight_decay / (delta_norm * initial_norm.powi(2));
                 gradient.iter_mut().zip(&delta).for_each(|(g, d)| *g += slope * d);
@@ -142,7 +149,7 @@ pub fn optimize_value(
 }
 
 /// What the groups have found per row, in the order of the rows: sums over it do not depend on how the rows were shared out.
-fn by_row<'a, S, T>(groups: &'a [S], contexts: usize, found: impl Fn(&'a S) -> &'a Vec<(usize, T)>) -> Vec<Option<&'a T>> {
+fn by_row<'a, S, T>(groups: &'a [S], contexts: usize, found: impl Fn(&'a S) -> &'a PerContext<T>) -> Vec<Option<&'a T>> {
     let mut rows: Vec<Option<&T>> = (0..contexts).map(|_| None).collect();
     for (row, value) in groups.iter().flat_map(found) {
         if let Some(place) = rows.get_mut(*row) {
@@ -171,10 +178,13 @@ struct Share {
     kept: Option<Tensor<2>>,
 }
 
+/// Something per context of a group, with the context's number among all.
+type PerContext<T> = Vec<(usize, T)>;
+
 /// A pass of a group, kept for the way back.
 struct Forward {
     /// Per context, its part of the mean negative log-likelihood.
-    nll: Vec<(usize, f64)>,
+    nll: PerContext<f64>,
     kl: f64,
     start: Tensor<2>,
     logits: Tensor<2>,
@@ -232,7 +242,7 @@ impl Share {
     }
 
     /// Gradient at the fact token of each context: `[d_model]`.
-    fn backward(&self, pass: &Forward) -> Result<Vec<(usize, Vec<f32>)>> {
+    fn backward(&self, pass: &Forward) -> Result<PerContext<Vec<f32>>> {
         let gradients = (pass.logits.clone() * Tensor::from_inner(pass.slope.clone())).sum().backward();
         let gradient = pass.start.grad(&gradients).ok_or_else(|| Error::Batch("the fact token has no influence on the targets".into()))?;
         let [_, width] = gradient.dims();
@@ -241,7 +251,7 @@ impl Share {
     }
 
     /// Negative log-likelihood per context, and its derivative by the predicting positions' logits.
-    fn likelihood(&self, log_probs: &Tensor<2>) -> Result<(Vec<(usize, f64)>, Option<Tensor<2>>)> {
+    fn likelihood(&self, log_probs: &Tensor<2>) -> Result<(PerContext<f64>, Option<Tensor<2>>)> {
         let count = self.predictions.len();
         if count == 0 {
             return Ok((Vec::new(), None));
@@ -253,7 +263,7 @@ impl Share {
         let weights = Tensor::<2>::from_data(TensorData::new(weights, [count, 1]), &device);
         let predicted = log_probs.clone().narrow(0, 0, count);
         let of_targets = tensor_values(&predicted.clone().gather(1, ids.clone()))?;
-        let mut nll: Vec<(usize, f64)> = Vec::new();
+        let mut nll: PerContext<f64> = Vec::new();
         for ((row, _, weight), log_prob) in self.predictions.iter().zip(of_targets) {
             let part = -f64::from(log_prob) * f64::from(*weight);
             match nll.last_mut() {

@@ -74,7 +74,7 @@ pub(crate) fn quick_gelu(x: f32) -> (f32, f32) {
 /// GELU by its tanh approximation: `x (1 + tanh u) / 2` is `x σ(2u)`.
 #[inline(always)]
 pub(crate) fn gelu_tanh(x: f32) -> (f32, f32) {
-    const ROOT: f32 = 1.595_769_1; // 2 √(2/π)
+    const ROOT: f32 = 1.595_769; // 2 √(2/π)
     let s = sigmoid(ROOT * (x + 0.044715 * x * x * x));
     (x * s, s * (1.0 + x * (1.0 - s) * ROOT * (1.0 + 3.0 * 0.044715 * x * x)))
 }
