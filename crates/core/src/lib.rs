@@ -44,7 +44,7 @@ pub use matrix::{Matrix, tensor_values};
 pub use method::{Corpora, EditContext, EditMethod, Method};
 pub use model::{LanguageModel, ModelSpec, ModuleNames, WeightLayout};
 pub use names::{Module, ParamName, Site};
-pub use pass::{KeyValue, KvCache, Pass, TokenBatch};
+pub use pass::{KeyValue, KvCache, Pass, TokenBatch, Visibility};
 pub use probe::{Capture, Probe};
 pub use progress::{Progress, Silent};
 pub use registry::{MethodEntry, Registry};

@@ -145,6 +145,27 @@ impl KvCache {
     }
 }
 
+/// Which tokens of its sequence a token may attend to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// Itself and those before it.
+    Causal,
+    /// Itself and the nearest before it, as many as the number says in all; at least 1.
+    Window(usize),
+    /// All of them (encoders).
+    Bidirectional,
+}
+
+impl Visibility {
+    fn sees(self, query: usize, key: usize) -> bool {
+        match self {
+            Self::Causal => key <= query,
+            Self::Window(width) => key <= query && query - key < width,
+            Self::Bidirectional => true,
+        }
+    }
+}
+
 /// One pass of a batch through the layers: who attends to whom, at which positions, after which cached tokens.
 ///
 /// A pass without a cache starts every row at position 0. A pass after a cache continues each row where the cache ends; the cache
@@ -158,7 +179,7 @@ pub struct Pass {
     slots: Vec<Vec<Option<usize>>>,
     width: usize,
     spread: Option<(Tensor<1, Int>, Tensor<1, Int>)>,
-    masks: Vec<(Option<usize>, Option<Tensor<4>>)>,
+    masks: Vec<(Visibility, Option<Tensor<4>>)>,
     kept: Option<BTreeMap<usize, KeyValue>>,
 }
 
@@ -293,41 +314,40 @@ impl Pass {
         kv
     }
 
-    /// What is added to attention scores: 0 where a token may attend, a large negative number elsewhere.
-    /// Causal; with `window`, a token sees itself and the `window - 1` tokens before it. `None` if nothing is masked.
+    /// What is added to attention scores: 0 where a token may attend, a large negative number elsewhere. `None` if nothing is
+    /// masked.
     ///
     /// # Shapes
     ///
-    /// `[rows, 1, width, slots]`
-    pub fn mask(&mut self, window: Option<usize>) -> Option<Tensor<4>> {
-        if let Some((_, mask)) = self.masks.iter().find(|(w, _)| *w == window) {
+    /// `[rows, 1, width, slots]`, where the slots are those of the cache and then the pass's own.
+    pub fn mask(&mut self, visibility: Visibility) -> Option<Tensor<4>> {
+        if let Some((_, mask)) = self.masks.iter().find(|(known, _)| *known == visibility) {
             return mask.clone();
         }
-        let mask = self.build_mask(window);
-        self.masks.push((window, mask.clone()));
+        let values: Vec<f32> = self
+            .position_pairs()
+            .map(|(query, key)| if key.is_some_and(|key| visibility.sees(query, key)) { 0.0 } else { MASKED })
+            .collect();
+        let masked = values.contains(&MASKED);
+        let [rows, width, slots] = self.score_shape();
+        let mask = masked.then(|| Tensor::from_data(TensorData::new(values, [rows, 1, width, slots]), &self.device));
+        self.masks.push((visibility, mask.clone()));
         mask
     }
 
-    fn build_mask(&self, window: Option<usize>) -> Option<Tensor<4>> {
-        let (rows, width) = (self.batch.rows(), self.width);
-        let past = self.past.slot_count();
-        let slots = past + width;
-        let mut values = vec![0f32; rows * width * slots];
-        let mut masked = false;
-        for (row, row_slots) in self.slots.iter().enumerate() {
-            for token in 0..width {
-                let query = self.past.len(row) + token;
-                let line = &mut values[(row * width + token) * slots..][..slots];
-                for (value, slot) in line.iter_mut().zip(row_slots) {
-                    let seen = slot.is_some_and(|key| key <= query && window.is_none_or(|w| query - key < w));
-                    if !seen {
-                        *value = MASKED;
-                        masked = true;
-                    }
-                }
-            }
-        }
-        masked.then(|| Tensor::from_data(TensorData::new(values, [rows, 1, width, slots]), &self.device))
+    /// The positions of the two tokens behind every attention score, row-major over [`score_shape`](Self::score_shape): that of the
+    /// query, and that of the key, or `None` where a slot holds no token. What biases by distance (ALiBi, relative positions) are
+    /// computed from.
+    pub fn position_pairs(&self) -> impl Iterator<Item = (usize, Option<usize>)> {
+        self.slots.iter().enumerate().flat_map(move |(row, slots)| {
+            let start = self.past.len(row);
+            (0..self.width).flat_map(move |token| slots.iter().map(move |key| (start + token, *key)))
+        })
+    }
+
+    /// `[rows, width, slots]`: the shape of one head's attention scores.
+    pub fn score_shape(&self) -> [usize; 3] {
+        [self.batch.rows(), self.width, self.past.slot_count() + self.width]
     }
 }
 
@@ -373,8 +393,13 @@ mod tests {
         let seen = |mask: Tensor<4>| -> Vec<bool> { mask.into_data().try_to_vec::<f32>().unwrap().iter().map(|v| *v == 0.0).collect() };
         let t = true;
         let f = false;
-        assert_eq!(seen(pass.mask(None).unwrap()), [t, f, f, t, t, f, t, t, t, /* row 1 has one token */ t, f, f, t, f, f, t, f, f]);
-        assert_eq!(seen(pass.mask(Some(1)).unwrap())[..9], [t, f, f, f, t, f, f, f, t]);
+        assert_eq!(
+            seen(pass.mask(Visibility::Causal).unwrap()),
+            [t, f, f, t, t, f, t, t, t, /* row 1 has one token */ t, f, f, t, f, f, t, f, f]
+        );
+        assert_eq!(seen(pass.mask(Visibility::Window(1)).unwrap())[..9], [t, f, f, f, t, f, f, f, t]);
+        let both = seen(pass.mask(Visibility::Bidirectional).unwrap());
+        assert_eq!((&both[..9], &both[9..12]), (&[t; 9][..], &[t, f, f][..]));
     }
 
     #[test]
@@ -388,7 +413,7 @@ mod tests {
         assert_eq!(next.positions(), [3, 1]);
         let new = Tensor::<4>::ones([2, 1, 1, 1], &device());
         assert_eq!(next.extend(0, new.clone(), new).keys.dims(), [2, 1, 4, 1]);
-        let mask = next.mask(None).unwrap().into_data().try_to_vec::<f32>().unwrap();
+        let mask = next.mask(Visibility::Causal).unwrap().into_data().try_to_vec::<f32>().unwrap();
         assert_eq!(mask.iter().map(|v| *v == 0.0).collect::<Vec<_>>(), [true, true, true, true, true, false, false, true]);
         assert_eq!(cache.select_rows(&[1, 1, 0], &device()).len(0), 1);
     }

@@ -1,7 +1,7 @@
 use burn::tensor::{Tensor, activation};
 use easyedit_core::{KeyValue, Pass};
 
-/// Shape of a causal multi-head attention in which groups of query heads share their keys and values.
+/// Shape of a multi-head attention in which groups of query heads share their keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attention {
     /// Number of query heads; a multiple of `kv_heads`.
@@ -18,19 +18,20 @@ impl Attention {
         1.0 / (self.head_dim as f64).sqrt()
     }
 
-    /// Attends in layer `layer`: to the pass's own tokens and to those cached before them, at most `window` tokens back.
+    /// Attends in layer `layer`: to the pass's own tokens and to those cached before them. `bias` is added to the scores: what
+    /// [`Pass::mask`] gives, with or without a bias by position.
     ///
     /// # Shapes
     ///
     /// `query: [tokens, heads * head_dim]`, already scaled; `key`, `value`: `[tokens, kv_heads * head_dim]`, positions already
-    /// encoded. The result is shaped as the query.
+    /// encoded; `bias: [rows, 1 or heads, width, slots]`. The result is shaped as the query.
     pub(crate) fn attend(
         &self,
         layer: usize,
         query: Tensor<2>,
         key: Tensor<2>,
         value: Tensor<2>,
-        window: Option<usize>,
+        bias: Option<Tensor<4>>,
         pass: &mut Pass,
     ) -> Tensor<2> {
         let query = self.split(pass, query, self.heads);
@@ -42,8 +43,8 @@ impl Attention {
         // The query heads of a group are stacked as further queries, so that keys and values need not be repeated.
         let stacked = heads / kv_heads * width;
         let mut scores = query.reshape([rows, kv_heads, stacked, head_dim]).matmul(keys.swap_dims(2, 3));
-        if let Some(mask) = pass.mask(window) {
-            scores = (scores.reshape([rows, heads, width, slots]) + mask).reshape([rows, kv_heads, stacked, slots]);
+        if let Some(bias) = bias {
+            scores = (scores.reshape([rows, heads, width, slots]) + bias).reshape([rows, kv_heads, stacked, slots]);
         }
         let mixed = activation::softmax(scores, 3).matmul(values);
         let mixed = mixed.reshape([rows, heads, width, head_dim]).swap_dims(1, 2).reshape([rows, width, heads * head_dim]);

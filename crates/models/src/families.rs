@@ -1,8 +1,10 @@
 use burn::tensor::Device;
 use easyedit_core::{LanguageModel, ModuleNames, ParamName, Tokenizer, nearest_name};
+use serde_json::{Map, Value};
 
 use crate::loader::stored_under;
-use crate::{Error, ModelConfig, Result, TensorSource, gpt2, llama};
+use crate::shape::ShapeKeys;
+use crate::{Error, ModelConfig, Result, Shape, TensorSource, gpt2, llama};
 
 type Load = fn(&ModelConfig, &str, &dyn TensorSource, Tokenizer, &Device) -> Result<Box<dyn LanguageModel>>;
 
@@ -16,9 +18,12 @@ pub struct Family {
     /// What it covers.
     pub description: &'static str,
     /// What its parameter names begin with, and some checkpoints leave out.
-    base: &'static str,
-    modules: fn(bool) -> ModuleNames,
-    load: Load,
+    pub(crate) base: &'static str,
+    pub(crate) modules: fn(bool) -> ModuleNames,
+    pub(crate) load: Load,
+    pub(crate) keys: ShapeKeys,
+    /// What the `config.json` of a new model of a type holds beside its sizes, `architectures` above all.
+    pub(crate) new_config: fn(&str) -> Value,
 }
 
 impl Family {
@@ -28,27 +33,10 @@ impl Family {
     }
 }
 
-static FAMILIES: &[Family] = &[
-    Family {
-        name: "LLaMA",
-        model_types: &["llama", "mistral", "qwen2"],
-        description: "Llama 1 to 3, SmolLM, Mistral (sliding window), Qwen2 and Qwen2.5",
-        base: llama::BASE,
-        modules: llama::module_names,
-        load: llama::load,
-    },
-    Family {
-        name: "GPT-2",
-        model_types: &["gpt2"],
-        description: "GPT-2 small to XL and DistilGPT-2",
-        base: gpt2::BASE,
-        modules: gpt2::module_names,
-        load: gpt2::load,
-    },
-];
+static FAMILIES: &[&Family] = &[&llama::FAMILY, &gpt2::FAMILY];
 
 /// All families, for listings.
-pub fn families() -> &'static [Family] {
+pub fn families() -> &'static [&'static Family] {
     FAMILIES
 }
 
@@ -58,11 +46,26 @@ pub fn families() -> &'static [Family] {
 ///
 /// [`Error::Unsupported`] with the known ones and the nearest.
 pub fn family(model_type: &str) -> Result<&'static Family> {
-    FAMILIES.iter().find(|family| family.model_types.contains(&model_type)).ok_or_else(|| {
+    FAMILIES.iter().copied().find(|family| family.model_types.contains(&model_type)).ok_or_else(|| {
         let known: Vec<&str> = FAMILIES.iter().flat_map(|family| family.model_types.iter().copied()).collect();
         let hint = nearest_name(model_type, known.iter().copied()).map(|near| format!(", did you mean {near}?")).unwrap_or_default();
         Error::Unsupported(format!("models of type {model_type:?} are not supported{hint} (supported: {})", known.join(", ")))
     })
+}
+
+/// The `config.json` of a model that is yet to be trained, of type `model_type` and the given sizes.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] for an unknown family.
+pub fn new_config(model_type: &str, shape: &Shape) -> Result<Value> {
+    let family = family(model_type)?;
+    let mut config = Map::from_iter([("model_type".to_owned(), model_type.into()), ("torch_dtype".to_owned(), "float32".into())]);
+    config.extend(shape.write(&family.keys));
+    if let Value::Object(more) = (family.new_config)(model_type) {
+        config.extend(more);
+    }
+    Ok(config.into())
 }
 
 /// Loads a model: its weights are read from `tensors` one at a time, onto `device`. `name` is what it is called in messages.

@@ -1,23 +1,46 @@
 //! GPT-2: pre-norm blocks with learned positions, fused query-key-value projections and weights stored `[in, out]`.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use easyedit_core::{LanguageModel, ModelSpec, Module, ModuleNames, Pass, Probe, Site, Tokenizer, WeightLayout};
+use easyedit_core::{LanguageModel, Module, ModuleNames, Pass, Probe, Site, Tokenizer, Visibility, WeightLayout};
+use serde_json::json;
 
 use crate::activation::Activation;
 use crate::attention::Attention;
 use crate::decoder::{Decoder, Network};
-use crate::families::check_tokenizer;
+use crate::families::{Family, check_tokenizer};
 use crate::linear::Linear;
 use crate::loader::Loader;
 use crate::norm::LayerNorm;
 use crate::parameters::parameters;
-use crate::{ModelConfig, Result, TensorSource};
+use crate::shape::ShapeKeys;
+use crate::{ModelConfig, Result, Shape, TensorSource};
+
+pub(crate) static FAMILY: Family = Family {
+    name: "GPT-2",
+    model_types: &["gpt2"],
+    description: "GPT-2 small to XL and DistilGPT-2",
+    base: BASE,
+    modules: module_names,
+    load,
+    keys: ShapeKeys {
+        vocab_size: "vocab_size",
+        d_model: "n_embd",
+        d_mlp: "n_inner",
+        d_mlp_factor: Some(4),
+        n_layers: "n_layer",
+        heads: "n_head",
+        kv_heads: None,
+        head_dim: None,
+        max_positions: "n_positions",
+    },
+    new_config: |_| json!({"architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}),
+};
 
 /// What parameter names begin with; the checkpoints on the Hub leave it out.
-pub(crate) const BASE: &str = "transformer.";
+const BASE: &str = "transformer.";
 
 /// Names of the family's modules.
-pub(crate) fn module_names(tied_head: bool) -> ModuleNames {
+fn module_names(tied_head: bool) -> ModuleNames {
     ModuleNames {
         layer: "transformer.h.{}".into(),
         mlp: "transformer.h.{}.mlp".into(),
@@ -70,27 +93,22 @@ parameters!(Block {
 });
 
 /// Loads a model of the family.
-pub(crate) fn load(
+fn load(
     config: &ModelConfig,
     name: &str,
     tensors: &dyn TensorSource,
     tokenizer: Tokenizer,
     device: &Device,
 ) -> Result<Box<dyn LanguageModel>> {
-    let d_model = config.dimension("n_embd")?;
-    let d_mlp = config.optional_dimension("n_inner")?.unwrap_or(4 * d_model);
-    let n_layers = config.dimension("n_layer")?;
-    let heads = config.dimension("n_head")?;
-    let head_dim = config.divide("n_embd", d_model, "n_head", heads)?;
-    let vocab_size = config.table_rows("vocab_size")?;
+    let shape = Shape::read(config, &FAMILY.keys)?;
+    let Shape { vocab_size, d_model, d_mlp, n_layers, heads, kv_heads, head_dim, max_positions } = shape;
     check_tokenizer(config, &tokenizer, vocab_size)?;
-    let max_positions = config.table_rows("n_positions")?;
     let tied_head = config.flag_or("tie_word_embeddings", true)?;
     let epsilon = config.positive_or("layer_norm_epsilon", 1e-5)?;
     let activation = Activation::of(config, "activation_function", "gelu_new")?;
     let scaled = config.flag_or("scale_attn_weights", true)?;
     let scaled_by_layer = config.flag_or("scale_attn_by_inverse_layer_idx", false)?;
-    let attention = Attention { heads, kv_heads: heads, head_dim };
+    let attention = Attention { heads, kv_heads, head_dim };
 
     let loader = Loader::new(tensors, device, BASE);
     let linear = |name: String, shape| loader.linear(&name, shape, true, WeightLayout::InOut);
@@ -112,18 +130,7 @@ pub(crate) fn load(
     }
     let norm = LayerNorm::load(&loader, "transformer.ln_f", d_model, epsilon)?;
     let head = if tied_head { None } else { Some(loader.matrix("lm_head.weight", [vocab_size, d_model])?) };
-    let spec = ModelSpec {
-        family: config.model_type().to_owned(),
-        name: name.to_owned(),
-        n_layers,
-        d_model,
-        d_mlp,
-        vocab_size,
-        max_positions,
-        modules: module_names(tied_head),
-        mlp_out_layout: WeightLayout::InOut,
-        tied_head,
-    };
+    let spec = shape.spec(config, name, module_names(tied_head), WeightLayout::InOut, tied_head);
     let network = Gpt2 { tokens, positions, blocks, norm, head, attention, activation };
     Ok(Box::new(Decoder { spec, tokenizer, device: device.clone(), learned_positions: true, network }))
 }
@@ -148,7 +155,8 @@ impl Network for Gpt2 {
         let [_, width] = hidden.dims();
         // Three products with parts of the fused weight: slicing their joint result would cost copies here and in the gradient.
         let part = |index: usize| block.query_key_value.forward_part(normed.clone(), index * width, width);
-        let mixed = self.attention.attend(layer, part(0).mul_scalar(block.scale), part(1), part(2), None, pass);
+        let mask = pass.mask(Visibility::Causal);
+        let mixed = self.attention.attend(layer, part(0).mul_scalar(block.scale), part(1), part(2), mask, pass);
         let hidden = hidden + probe.at(site(Module::AttentionOutput), block.output.forward(mixed));
         let normed = block.post_attention_norm.forward(hidden.clone());
         let key = probe.at(site(Module::MlpKey), self.activation.forward(block.up.forward(normed)));

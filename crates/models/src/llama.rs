@@ -1,24 +1,54 @@
 //! LLaMA and its kin: pre-norm blocks with rotary positions, grouped-query attention and a gated MLP.
 
 use burn::tensor::{Device, Tensor};
-use easyedit_core::{LanguageModel, ModelSpec, Module, ModuleNames, Pass, Probe, Site, Tokenizer, WeightLayout};
+use easyedit_core::{LanguageModel, Module, ModuleNames, Pass, Probe, Site, Tokenizer, Visibility, WeightLayout};
+use serde_json::json;
 
 use crate::activation::Activation;
 use crate::attention::Attention;
 use crate::decoder::{Decoder, Network};
-use crate::families::check_tokenizer;
+use crate::families::{Family, check_tokenizer};
 use crate::linear::Linear;
 use crate::loader::Loader;
 use crate::norm::RmsNorm;
 use crate::parameters::parameters;
-use crate::rotary::{Rotary, Rotation};
-use crate::{ModelConfig, Result, TensorSource};
+use crate::rotary::{Rotary, RotaryShape, Rotation};
+use crate::shape::ShapeKeys;
+use crate::{ModelConfig, Result, Shape, TensorSource};
+
+pub(crate) static FAMILY: Family = Family {
+    name: "LLaMA",
+    model_types: &["llama", "mistral", "qwen2"],
+    description: "Llama 1 to 3, SmolLM, Mistral (sliding window), Qwen2 and Qwen2.5",
+    base: BASE,
+    modules: module_names,
+    load,
+    keys: ShapeKeys {
+        vocab_size: "vocab_size",
+        d_model: "hidden_size",
+        d_mlp: "intermediate_size",
+        d_mlp_factor: None,
+        n_layers: "num_hidden_layers",
+        heads: "num_attention_heads",
+        kv_heads: Some("num_key_value_heads"),
+        head_dim: Some("head_dim"),
+        max_positions: "max_position_embeddings",
+    },
+    new_config: |model_type| {
+        let (architecture, tied) = match model_type {
+            "mistral" => ("MistralForCausalLM", false),
+            "qwen2" => ("Qwen2ForCausalLM", true),
+            _ => ("LlamaForCausalLM", false),
+        };
+        json!({"architectures": [architecture], "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "tie_word_embeddings": tied})
+    },
+};
 
 /// What parameter names begin with, unless the checkpoint is of the headless model.
-pub(crate) const BASE: &str = "model.";
+const BASE: &str = "model.";
 
 /// Names of the family's modules.
-pub(crate) fn module_names(tied_head: bool) -> ModuleNames {
+fn module_names(tied_head: bool) -> ModuleNames {
     ModuleNames {
         layer: "model.layers.{}".into(),
         mlp: "model.layers.{}.mlp".into(),
@@ -59,8 +89,7 @@ struct Block {
     gate: Linear,
     up: Linear,
     down: Linear,
-    /// How far back tokens are seen, themselves included; `None` for all the way.
-    window: Option<usize>,
+    visibility: Visibility,
 }
 
 parameters!(Block {
@@ -106,31 +135,21 @@ impl Variant {
 }
 
 /// Loads a model of the family.
-pub(crate) fn load(
+fn load(
     config: &ModelConfig,
     name: &str,
     tensors: &dyn TensorSource,
     tokenizer: Tokenizer,
     device: &Device,
 ) -> Result<Box<dyn LanguageModel>> {
-    let d_model = config.dimension("hidden_size")?;
-    let d_mlp = config.dimension("intermediate_size")?;
-    let n_layers = config.dimension("num_hidden_layers")?;
-    let heads = config.dimension("num_attention_heads")?;
-    let kv_heads = config.optional_dimension("num_key_value_heads")?.unwrap_or(heads);
-    config.divide("num_attention_heads", heads, "num_key_value_heads", kv_heads)?;
-    let head_dim = match config.optional_dimension("head_dim")? {
-        Some(head_dim) => head_dim,
-        None => config.divide("hidden_size", d_model, "num_attention_heads", heads)?,
-    };
-    let vocab_size = config.table_rows("vocab_size")?;
+    let shape = Shape::read(config, &FAMILY.keys)?;
+    let Shape { vocab_size, d_model, d_mlp, n_layers, heads, kv_heads, head_dim, .. } = shape;
     check_tokenizer(config, &tokenizer, vocab_size)?;
     let tied_head = config.flag_or("tie_word_embeddings", false)?;
     let epsilon = config.positive_or("rms_norm_eps", 1e-6)?;
     let variant = Variant::of(config)?;
     let activation = Activation::of(config, "hidden_act", "silu")?;
-    let rotary = Rotary::of(config, head_dim, device)?;
-    let max_positions = config.table_rows("max_position_embeddings")?;
+    let rotary = Rotary::of(config, &RotaryShape::whole(head_dim), device)?;
 
     let loader = Loader::new(tensors, device, BASE);
     let linear = |name: String, shape, bias| loader.linear(&name, shape, bias, WeightLayout::OutIn);
@@ -149,24 +168,16 @@ pub(crate) fn load(
             gate: linear(at("mlp.gate_proj"), [d_model, d_mlp], variant.mlp_bias)?,
             up: linear(at("mlp.up_proj"), [d_model, d_mlp], variant.mlp_bias)?,
             down: linear(at("mlp.down_proj"), [d_mlp, d_model], variant.mlp_bias)?,
-            window: variant.window.filter(|(_, first)| layer >= *first).map(|(window, _)| window),
+            visibility: match variant.window {
+                Some((window, first)) if layer >= first => Visibility::Window(window),
+                _ => Visibility::Causal,
+            },
         });
     }
     let norm = RmsNorm::load(&loader, "model.norm", d_model, epsilon)?;
     let head = if tied_head { None } else { Some(loader.matrix("lm_head.weight", [vocab_size, d_model])?) };
     let attention = Attention { heads, kv_heads, head_dim };
-    let spec = ModelSpec {
-        family: config.model_type().to_owned(),
-        name: name.to_owned(),
-        n_layers,
-        d_model,
-        d_mlp,
-        vocab_size,
-        max_positions,
-        modules: module_names(tied_head),
-        mlp_out_layout: WeightLayout::OutIn,
-        tied_head,
-    };
+    let spec = shape.spec(config, name, module_names(tied_head), WeightLayout::OutIn, tied_head);
     let network = Llama { embedding, blocks, norm, head, rotary, attention, activation };
     Ok(Box::new(Decoder { spec, tokenizer, device: device.clone(), learned_positions: false, network }))
 }
@@ -196,7 +207,8 @@ impl Network for Llama {
         let query = shared.query.apply(block.query.forward(normed.clone()));
         let key = shared.key.apply(block.key.forward(normed.clone()));
         let value = block.value.forward(normed);
-        let mixed = self.attention.attend(layer, query, key, value, block.window, pass);
+        let mask = pass.mask(block.visibility);
+        let mixed = self.attention.attend(layer, query, key, value, mask, pass);
         let hidden = hidden + probe.at(site(Module::AttentionOutput), block.output.forward(mixed));
         let normed = block.post_attention_norm.forward(hidden.clone());
         let key = self.activation.gated(block.gate.forward(normed.clone()), block.up.forward(normed));

@@ -7,16 +7,45 @@ use crate::{ModelConfig, Result};
 /// Widest head that is believed.
 const MAX_HEAD_DIM: usize = 4096;
 
-/// Rotary position embedding in the layout that rotates the two halves of a head against each other (LLaMA, GPT-NeoX).
+/// Which dimensions of a head are rotated against each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pairing {
+    /// Each of the first half with its counterpart of the second (LLaMA, GPT-NeoX).
+    Halves,
+    /// Each with its neighbour (GPT-J, ChatGLM2).
+    Neighbours,
+}
+
+/// What of a head is rotated, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RotaryShape {
+    /// Width of a head.
+    pub(crate) head_dim: usize,
+    /// How many of its dimensions are rotated, the first ones; the others pass through.
+    pub(crate) rotated: usize,
+    pub(crate) pairing: Pairing,
+    /// Key of the configuration that holds the base of the frequencies; 10,000 if it is absent.
+    pub(crate) theta_key: &'static str,
+}
+
+impl RotaryShape {
+    /// A head rotated as a whole, in halves.
+    pub(crate) fn whole(head_dim: usize) -> Self {
+        Self { head_dim, rotated: head_dim, pairing: Pairing::Halves, theta_key: "rope_theta" }
+    }
+}
+
+/// Rotary position embedding.
 ///
 /// # Source
 ///
 /// Su et al., "RoFormer", 2021; the `llama3` scaling is that of Llama 3.1's reference code.
 #[derive(Clone, Debug)]
 pub(crate) struct Rotary {
-    /// Angle per position of each pair of a head's dimensions, `head_dim / 2` of them.
+    shape: RotaryShape,
+    /// Angle per position of each pair of a head's rotated dimensions.
     frequencies: Vec<f64>,
-    /// `[head_dim, head_dim]`: what a product with it turns `(x1, x2)` into is `(-x2, x1)`.
+    /// `[head_dim, head_dim]`: what a product with it turns a pair `(x1, x2)` into is `(-x2, x1)`.
     quarter_turn: Tensor<2>,
 }
 
@@ -26,9 +55,14 @@ impl Rotary {
     /// # Errors
     ///
     /// [`Error::Format`](crate::Error::Format) if the head size is odd or absurd, or the scaling is of an unknown kind or lacks a number.
-    pub(crate) fn of(config: &ModelConfig, head_dim: usize, device: &Device) -> Result<Self> {
-        if !head_dim.is_multiple_of(2) || head_dim > MAX_HEAD_DIM {
-            let message = format!("is {head_dim}; rotary positions need an even number of dimensions, at most {MAX_HEAD_DIM}");
+    pub(crate) fn of(config: &ModelConfig, shape: &RotaryShape, device: &Device) -> Result<Self> {
+        let RotaryShape { head_dim, rotated, pairing, theta_key } = *shape;
+        if head_dim > MAX_HEAD_DIM {
+            return Err(config.error("head_dim", format!("is {head_dim}; heads of at most {MAX_HEAD_DIM} dimensions are believed")));
+        }
+        if !rotated.is_multiple_of(2) || rotated > head_dim || rotated == 0 {
+            let message =
+                format!("is {head_dim} and {rotated} dimensions of a head are rotated; rotary positions need an even number of them");
             return Err(config.error("head_dim", message));
         }
         let (key, scaling) = match (config.get("rope_scaling"), config.get("rope_parameters")) {
@@ -37,39 +71,44 @@ impl Rotary {
         };
         let theta = match scaling.and_then(|s| s.get("rope_theta")) {
             Some(theta) => positive(Some(theta), 0.0).ok_or_else(|| config.error(key, "has a rope_theta that is not a positive number"))?,
-            None => config.positive_or("rope_theta", 10_000.0)?,
+            None => config.positive_or(theta_key, 10_000.0)?,
         };
-        let mut frequencies: Vec<f64> = (0..head_dim / 2).map(|pair| theta.powf(-2.0 * pair as f64 / head_dim as f64)).collect();
+        let mut frequencies: Vec<f64> = (0..rotated / 2).map(|pair| theta.powf(-2.0 * pair as f64 / rotated as f64)).collect();
         if let Some(scaling) = scaling {
             scale(config, key, scaling, &mut frequencies)?;
         }
-        let half = head_dim / 2;
         let mut turn = vec![0f32; head_dim * head_dim];
-        for dim in 0..half {
-            turn[(dim + half) * head_dim + dim] = -1.0;
-            turn[dim * head_dim + dim + half] = 1.0;
+        for pair in 0..rotated / 2 {
+            let (first, second) = match pairing {
+                Pairing::Halves => (pair, pair + rotated / 2),
+                Pairing::Neighbours => (2 * pair, 2 * pair + 1),
+            };
+            turn[second * head_dim + first] = -1.0;
+            turn[first * head_dim + second] = 1.0;
         }
         let quarter_turn = Tensor::from_data(TensorData::new(turn, [head_dim, head_dim]), device);
-        Ok(Self { frequencies, quarter_turn })
+        Ok(Self { shape: *shape, frequencies, quarter_turn })
     }
 
     /// The rotations for tokens at `positions`; what is rotated is multiplied by `factor` as well (the scale of attention scores,
     /// which so costs no pass of its own).
     pub(crate) fn at(&self, positions: &[usize], factor: f64) -> Rotation {
-        let half = self.frequencies.len();
-        let mut cos = Vec::with_capacity(positions.len() * half * 2);
-        let mut sin = Vec::with_capacity(positions.len() * half * 2);
+        let RotaryShape { head_dim, rotated, pairing, .. } = self.shape;
+        let mut cos = Vec::with_capacity(positions.len() * head_dim);
+        let mut sin = Vec::with_capacity(positions.len() * head_dim);
         for position in positions {
-            for _ in 0..2 {
-                for frequency in &self.frequencies {
-                    let angle = *position as f64 * frequency;
-                    cos.push((angle.cos() * factor) as f32);
-                    sin.push((angle.sin() * factor) as f32);
-                }
+            for dim in 0..head_dim {
+                let angle = match pairing {
+                    _ if dim >= rotated => 0.0,
+                    Pairing::Halves => *position as f64 * self.frequencies[dim % (rotated / 2)],
+                    Pairing::Neighbours => *position as f64 * self.frequencies[dim / 2],
+                };
+                cos.push((angle.cos() * factor) as f32);
+                sin.push((angle.sin() * factor) as f32);
             }
         }
         let device = self.quarter_turn.device();
-        let table = |values| Tensor::from_data(TensorData::new(values, [positions.len(), 1, half * 2]), &device);
+        let table = |values| Tensor::from_data(TensorData::new(values, [positions.len(), 1, head_dim]), &device);
         Rotation { cos: table(cos), sin: table(sin), quarter_turn: self.quarter_turn.clone() }
     }
 }
@@ -137,7 +176,7 @@ mod tests {
     fn rotary(scaling: Value) -> Result<Rotary> {
         let device = easyedit_core::device::select("cpu").unwrap();
         let config = ModelConfig::new(json!({"model_type": "llama", "rope_theta": 100.0, "rope_scaling": scaling}), "config.json")?;
-        Rotary::of(&config, 4, &device)
+        Rotary::of(&config, &RotaryShape::whole(4), &device)
     }
 
     #[test]
@@ -150,6 +189,23 @@ mod tests {
         let want = [c - 3.0 * s, 2.0 * c2 - 4.0 * s2, 3.0 * c + s, 4.0 * c2 + 2.0 * s2, c, 0.0, s, 0.0];
         for (got, want) in y.iter().zip(want) {
             assert!((got - 2.0 * want).abs() < 1e-5, "{y:?}");
+        }
+    }
+
+    #[test]
+    fn neighbours_turn_against_each_other_and_the_rest_of_a_head_passes() {
+        let device = easyedit_core::device::select("cpu").unwrap();
+        let config = ModelConfig::new(json!({"model_type": "gptj", "base": 100.0}), "config.json").unwrap();
+        let shape = RotaryShape { head_dim: 6, rotated: 4, pairing: Pairing::Neighbours, theta_key: "base" };
+        let x = Tensor::<2>::from_floats([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]], &device);
+        let y = Rotary::of(&config, &shape, &device).unwrap().at(&[3], 1.0).apply(x).into_data().try_to_vec::<f32>().unwrap();
+        let (c, s, c2, s2) = (3f32.cos(), 3f32.sin(), 0.3f32.cos(), 0.3f32.sin());
+        let want = [c - 2.0 * s, 2.0 * c + s, 3.0 * c2 - 4.0 * s2, 4.0 * c2 + 3.0 * s2, 5.0, 6.0];
+        for (got, want) in y.iter().zip(want) {
+            assert!((got - want).abs() < 1e-5, "{y:?}");
+        }
+        for rotated in [0, 3, 8] {
+            assert!(Rotary::of(&config, &RotaryShape { rotated, ..shape }, &device).is_err());
         }
     }
 

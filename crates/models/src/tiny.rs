@@ -15,7 +15,7 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerImpl};
 
-use crate::{Error, ModelConfig, Result, TensorSource, load_model};
+use crate::{Error, ModelConfig, Result, Shape, TensorSource, load_model, new_config};
 
 /// The token that ends a text, and its id; the ids below it are the bytes'.
 const END_OF_TEXT: (&str, u32) = ("<|endoftext|>", 256);
@@ -25,11 +25,11 @@ const VOCABULARY: usize = 260;
 const POSITIONS: usize = 512;
 
 /// A tiny model of a family: 3 layers of width 32 with random weights, the same for the same seed, and the tokenizer of
-/// [`tiny_tokenizer`]. `family` is a `model_type`: `llama`, `mistral`, `qwen2` or `gpt2`.
+/// [`tiny_tokenizer`]. `family` is a `model_type`.
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] if there is no tiny model of the family.
+/// [`Error::Unsupported`] if there is no such family.
 pub fn tiny_model(family: &str, seed: u64) -> Result<Box<dyn LanguageModel>> {
     let device = easyedit_core::device::select("cpu")?;
     tiny_model_from(tiny_config(family)?, seed, &device)
@@ -50,34 +50,23 @@ pub fn tiny_model_from(config: Value, seed: u64, device: &Device) -> Result<Box<
 ///
 /// # Errors
 ///
-/// [`Error::Unsupported`] if there is none.
+/// [`Error::Unsupported`] if there is no such family.
 pub fn tiny_config(family: &str) -> Result<Value> {
-    let llama = |model_type: &str, tied: bool| {
-        json!({
-            "architectures": [match model_type { "mistral" => "MistralForCausalLM", "qwen2" => "Qwen2ForCausalLM", _ => "LlamaForCausalLM" }],
-            "model_type": model_type, "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64,
-            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu",
-            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": POSITIONS,
-            "tie_word_embeddings": tied, "bos_token_id": END_OF_TEXT.1, "eos_token_id": END_OF_TEXT.1, "torch_dtype": "float32",
-        })
+    let shape =
+        Shape { vocab_size: VOCABULARY, d_model: 32, d_mlp: 64, n_layers: 3, heads: 4, kv_heads: 4, head_dim: 8, max_positions: POSITIONS };
+    let shape = match family {
+        "llama" | "mistral" | "qwen2" => Shape { kv_heads: 2, ..shape },
+        _ => shape,
     };
-    match family {
-        "llama" => Ok(llama("llama", false)),
-        "qwen2" => Ok(llama("qwen2", true)),
-        "mistral" => {
-            let mut config = llama("mistral", false);
-            if let Some(keys) = config.as_object_mut() {
-                keys.insert("sliding_window".into(), json!(6));
-            }
-            Ok(config)
+    let mut config = new_config(family, &shape)?;
+    if let Some(keys) = config.as_object_mut() {
+        keys.insert("bos_token_id".into(), END_OF_TEXT.1.into());
+        keys.insert("eos_token_id".into(), END_OF_TEXT.1.into());
+        if family == "mistral" {
+            keys.insert("sliding_window".into(), 6.into());
         }
-        "gpt2" => Ok(json!({
-            "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": VOCABULARY, "n_embd": 32, "n_head": 4,
-            "n_layer": 3, "n_positions": POSITIONS, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
-            "bos_token_id": END_OF_TEXT.1, "eos_token_id": END_OF_TEXT.1, "torch_dtype": "float32",
-        })),
-        other => Err(Error::Unsupported(format!("there is no tiny model of the family {other:?}"))),
     }
+    Ok(config)
 }
 
 /// A tokenizer with one token for every byte, so that any text encodes, and one that ends a text.

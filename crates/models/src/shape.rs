@@ -1,0 +1,103 @@
+use easyedit_core::{ModelSpec, ModuleNames, WeightLayout};
+use serde_json::{Map, Value};
+
+use crate::{ModelConfig, Result};
+
+/// The sizes of a transformer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Width of the MLP key.
+    pub d_mlp: usize,
+    /// Number of blocks.
+    pub n_layers: usize,
+    /// Number of query heads.
+    pub heads: usize,
+    /// Number of key and value heads; equal to `heads` unless groups of queries share theirs.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Longest sequence, in tokens.
+    pub max_positions: usize,
+}
+
+/// Under which keys a family's `config.json` holds the sizes.
+#[derive(Debug)]
+pub(crate) struct ShapeKeys {
+    pub(crate) vocab_size: &'static str,
+    pub(crate) d_model: &'static str,
+    pub(crate) d_mlp: &'static str,
+    /// `d_mlp` is so many times `d_model` if its key is absent; `None` if it must be there.
+    pub(crate) d_mlp_factor: Option<usize>,
+    pub(crate) n_layers: &'static str,
+    pub(crate) heads: &'static str,
+    /// Absent in families whose heads all have their own keys and values.
+    pub(crate) kv_heads: Option<&'static str>,
+    /// Absent in families whose heads always divide `d_model` among them.
+    pub(crate) head_dim: Option<&'static str>,
+    pub(crate) max_positions: &'static str,
+}
+
+impl Shape {
+    /// Reads the sizes and checks that the heads fit.
+    pub(crate) fn read(config: &ModelConfig, keys: &ShapeKeys) -> Result<Self> {
+        let d_model = config.dimension(keys.d_model)?;
+        let d_mlp = match (config.optional_dimension(keys.d_mlp)?, keys.d_mlp_factor) {
+            (Some(d_mlp), _) => d_mlp,
+            (None, Some(factor)) => factor * d_model,
+            (None, None) => config.dimension(keys.d_mlp)?,
+        };
+        let heads = config.dimension(keys.heads)?;
+        let optional = |key: Option<&str>| key.map_or(Ok(None), |key| config.optional_dimension(key));
+        let kv_heads = optional(keys.kv_heads)?.unwrap_or(heads);
+        config.divide(keys.heads, heads, keys.kv_heads.unwrap_or(keys.heads), kv_heads)?;
+        let head_dim = match optional(keys.head_dim)? {
+            Some(head_dim) => head_dim,
+            None => config.divide(keys.d_model, d_model, keys.heads, heads)?,
+        };
+        Ok(Self {
+            vocab_size: config.table_rows(keys.vocab_size)?,
+            d_model,
+            d_mlp,
+            n_layers: config.dimension(keys.n_layers)?,
+            heads,
+            kv_heads,
+            head_dim,
+            max_positions: config.table_rows(keys.max_positions)?,
+        })
+    }
+
+    /// The part of a `config.json` that holds the sizes.
+    pub(crate) fn write(&self, keys: &ShapeKeys) -> Map<String, Value> {
+        let mut map = Map::new();
+        let mut put = |key: Option<&str>, value: usize| key.and_then(|key| map.insert(key.to_owned(), value.into()));
+        put(Some(keys.vocab_size), self.vocab_size);
+        put(Some(keys.d_model), self.d_model);
+        put(Some(keys.d_mlp), self.d_mlp);
+        put(Some(keys.n_layers), self.n_layers);
+        put(Some(keys.heads), self.heads);
+        put(keys.kv_heads, self.kv_heads);
+        put(keys.head_dim, self.head_dim);
+        put(Some(keys.max_positions), self.max_positions);
+        map
+    }
+
+    /// What a model of this shape is.
+    pub(crate) fn spec(&self, config: &ModelConfig, name: &str, modules: ModuleNames, layout: WeightLayout, tied_head: bool) -> ModelSpec {
+        ModelSpec {
+            family: config.model_type().to_owned(),
+            name: name.to_owned(),
+            n_layers: self.n_layers,
+            d_model: self.d_model,
+            d_mlp: self.d_mlp,
+            vocab_size: self.vocab_size,
+            max_positions: self.max_positions,
+            modules,
+            mlp_out_layout: layout,
+            tied_head,
+        }
+    }
+}
