@@ -80,7 +80,7 @@ impl Shape {
         put(Some(keys.n_layers), self.n_layers);
         put(Some(keys.heads), self.heads);
         put(keys.kv_heads, self.kv_heads);
-        put(keys.head_dim, self.head_dim);
+        put(keys.head_dim.filter(|_| self.heads * self.head_dim != self.d_model), self.head_dim);
         put(Some(keys.max_positions), self.max_positions);
         map
     }
