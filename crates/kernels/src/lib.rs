@@ -22,6 +22,7 @@ mod solver;
 mod templates;
 mod value;
 
+pub use adam::{Adam, AdamConfig};
 pub use fact_states::{FactRow, FactStates};
 pub use model_fingerprint::{fingerprint_up_to, sampled_fingerprint};
 pub use moments::{MomentConfig, SecondMoments};

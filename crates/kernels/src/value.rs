@@ -2,9 +2,8 @@ use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData, activation}
 use easyedit_core::{Error, LanguageModel, Progress, Result, tensor_values};
 use serde::{Deserialize, Serialize};
 
-use crate::FactStates;
-use crate::adam::Adam;
 use crate::row_groups::RowGroups;
+use crate::{Adam, AdamConfig, FactStates};
 
 /// ε of Adam; its size matters, because δ starts at 0 with small gradients.
 const ADAM_EPSILON: f64 = 1e-8;
@@ -97,7 +96,7 @@ pub fn optimize_value(
     let initial: Vec<f64> = first_row(states)?;
     let initial_norm = norm(&initial);
     let mut delta = vec![0.0; initial.len()];
-    let mut adam = Adam::new(delta.len(), config.lr, config.betas, ADAM_EPSILON);
+    let mut adam = Adam::new(delta.len(), AdamConfig { lr: config.lr, betas: config.betas, epsilon: ADAM_EPSILON, weight_decay: 0.0 });
     let mut losses = Vec::new();
     progress.begin("optimising the value", Some(config.steps as u64));
     let outcome = (|| -> Result<()> {

@@ -1,0 +1,76 @@
+use easyedit_models::{Shape, new_config};
+use serde_json::{Value, json};
+
+use crate::tokenizer::{END_ID, PAD_ID, VOCABULARY};
+use crate::{Error, Result};
+
+/// A model of the tiny world: its name, and what is particular about its architecture.
+#[derive(Debug)]
+pub(crate) struct Architecture {
+    /// Name of its folder.
+    pub(crate) name: &'static str,
+    model_type: &'static str,
+    /// Whether its MLP is gated, and so has three matrices instead of two.
+    gated: bool,
+    kv_heads: usize,
+    /// What its configuration has beside the sizes and the family's defaults.
+    settings: fn() -> Value,
+}
+
+/// Every model there is.
+pub(crate) static ARCHITECTURES: &[Architecture] = &[
+    plain("gpt2", "gpt2", || json!({})),
+    gated("llama", "llama", 2, || json!({})),
+    gated("mistral", "mistral", 2, || json!({"sliding_window": 16})),
+    gated("qwen2", "qwen2", 2, || json!({})),
+];
+
+const fn plain(name: &'static str, model_type: &'static str, settings: fn() -> Value) -> Architecture {
+    Architecture { name, model_type, gated: false, kv_heads: HEADS, settings }
+}
+
+const fn gated(name: &'static str, model_type: &'static str, kv_heads: usize, settings: fn() -> Value) -> Architecture {
+    Architecture { name, model_type, gated: true, kv_heads, settings }
+}
+
+const D_MODEL: usize = 96;
+const HEADS: usize = 4;
+const LAYERS: usize = 4;
+/// Longest text, in tokens.
+pub(crate) const MAX_POSITIONS: usize = 128;
+
+impl Architecture {
+    pub(crate) fn named(name: &str) -> Result<&'static Self> {
+        ARCHITECTURES.iter().find(|architecture| architecture.name == name).ok_or_else(|| Error::UnknownModel {
+            name: name.to_owned(),
+            known: ARCHITECTURES.iter().map(|architecture| architecture.name).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// Whether texts get an end token, because an encoder reads them.
+    pub(crate) fn ends_texts(&self) -> bool {
+        self.model_type == "t5"
+    }
+
+    /// The model's `config.json`.
+    pub(crate) fn config(&self) -> Result<Value> {
+        let shape = Shape {
+            vocab_size: VOCABULARY,
+            d_model: D_MODEL,
+            d_mlp: if self.gated { D_MODEL * 8 / 3 } else { 4 * D_MODEL },
+            n_layers: LAYERS,
+            heads: HEADS,
+            kv_heads: self.kv_heads,
+            head_dim: D_MODEL / HEADS,
+            max_positions: MAX_POSITIONS,
+        };
+        let mut config = new_config(self.model_type, &shape)?;
+        let special = json!({"bos_token_id": null, "eos_token_id": END_ID, "pad_token_id": PAD_ID});
+        for more in [special, (self.settings)()] {
+            if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
+                config.extend(more);
+            }
+        }
+        Ok(config)
+    }
+}

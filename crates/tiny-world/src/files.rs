@@ -1,0 +1,102 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use easyedit_core::{LanguageModel, Tokenizer, tensor_values, write_atomically};
+use half::f16;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::{Value, json};
+
+use crate::architecture::Architecture;
+use crate::tokenizer::{END, PAD, train, wrap};
+use crate::{Error, Result, World};
+
+/// The tokenizer of a model of this world.
+///
+/// # Errors
+///
+/// [`Error::UnknownModel`]; [`Error::Tokenizer`] if it cannot be trained.
+pub fn tokenizer(name: &str, world: &World) -> Result<Tokenizer> {
+    Ok(wrap(inner_tokenizer(name, world)?))
+}
+
+fn inner_tokenizer(name: &str, world: &World) -> Result<tokenizers::Tokenizer> {
+    train(&lines(world), Architecture::named(name)?.ends_texts())
+}
+
+/// Every sentence of the world.
+fn lines(world: &World) -> Vec<String> {
+    world.sentences().into_iter().map(|(prompt, object)| format!("{prompt} {object}.")).collect()
+}
+
+/// Writes a model as a Hugging Face folder: `config.json`, `model.safetensors` (f16), `tokenizer.json`, `tokenizer_config.json`.
+///
+/// # Errors
+///
+/// [`Error::Write`], and if the device does not give the weights back.
+pub fn save_model(name: &str, model: &dyn LanguageModel, world: &World, folder: &Path) -> Result<()> {
+    let mut config = Architecture::named(name)?.config()?;
+    config["torch_dtype"] = json!("float16");
+    write_json(&folder.join("config.json"), &config)?;
+    let special = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "pad_token": PAD,
+        "clean_up_tokenization_spaces": false,
+    });
+    write_json(&folder.join("tokenizer_config.json"), &special)?;
+    let text = inner_tokenizer(name, world)?.to_string(true).map_err(|e| Error::Tokenizer(e.to_string()))?;
+    write(&folder.join("tokenizer.json"), text.as_bytes())?;
+
+    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
+    for parameter in model.parameter_names() {
+        let weight = model.weight(&parameter)?;
+        let shape = match weight.dims() {
+            [1, length] => vec![length],
+            shape => shape.to_vec(),
+        };
+        let bytes = tensor_values(&weight)?.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect();
+        tensors.insert(parameter.to_string(), (shape, bytes));
+    }
+    let path = folder.join("model.safetensors");
+    let broken = |e: safetensors::SafeTensorError| Error::Write { path: path.clone(), message: e.to_string() };
+    let views = tensors
+        .iter()
+        .map(|(name, (shape, bytes))| Ok((name, TensorView::new(Dtype::F16, shape.clone(), bytes)?)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(broken)?;
+    write(&path, &safetensors::serialize(views, Some([("format".to_owned(), "pt".to_owned())].into())).map_err(broken)?)
+}
+
+/// Writes the world's text and datasets: `corpus.txt`, `facts.json`, `requests.json`, `zsre.json`, `counterfact.json`.
+///
+/// # Errors
+///
+/// [`Error::Write`].
+pub fn save_world(world: &World, folder: &Path) -> Result<()> {
+    write(&folder.join("corpus.txt"), (lines(world).join("\n") + "\n").as_bytes())?;
+    let facts: Vec<Value> = world
+        .facts()
+        .iter()
+        .map(|fact| {
+            json!({"relation": fact.relation.name, "subject": fact.subject, "alias": fact.alias, "object": fact.object,
+                   "prompt": fact.prompt, "trained": fact.trained, "held_out": fact.held_out})
+        })
+        .collect();
+    write_json(&folder.join("facts.json"), &facts.into())?;
+    let requests = world.requests();
+    let json = |requests: Vec<Value>| Value::from(requests);
+    let native = requests.iter().map(|r| serde_json::to_value(r).unwrap_or_default()).collect();
+    write_json(&folder.join("requests.json"), &json(native))?;
+    write_json(&folder.join("zsre.json"), &json(requests.iter().map(crate::dataset::zsre).collect()))?;
+    write_json(&folder.join("counterfact.json"), &json(requests.iter().map(crate::dataset::counterfact).collect()))
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    write(path, format!("{value:#}\n").as_bytes())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| Error::Write { path: folder.to_owned(), message: e.to_string() })?;
+    }
+    Ok(write_atomically(path, |file| file.write_all(bytes))?)
+}

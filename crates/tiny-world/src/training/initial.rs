@@ -1,0 +1,39 @@
+use std::path::Path;
+
+use easyedit_models::TensorSource;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Standard deviation of the weights at the start.
+const SPREAD: f32 = 0.05;
+
+/// The weights training starts from: matrices normally distributed around 0, gains 1, biases 0.
+pub(crate) struct InitialWeights {
+    pub(crate) seed: u64,
+}
+
+impl TensorSource for InitialWeights {
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn contains(&self, _: &str) -> bool {
+        true
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> easyedit_models::Result<Vec<f32>> {
+        let count = shape.iter().product();
+        if shape.len() == 1 {
+            return Ok(vec![if name.ends_with(".bias") { 0.0 } else { 1.0 }; count]);
+        }
+        // Each tensor has a stream of its own, so that the order of reading does not matter.
+        let stream = name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ stream);
+        // A sum of twelve uniform draws has variance 1.
+        Ok((0..count).map(|_| SPREAD * ((0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0)).collect())
+    }
+
+    fn path(&self) -> &Path {
+        Path::new("initial weights")
+    }
+}
