@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::architecture::Architecture;
 use crate::tokenizer::{END, PAD, train, wrap};
-use crate::{Error, Result, World};
+use crate::{Error, Result, Sentence, World};
 
 /// The tokenizer of a model of this world.
 ///
@@ -26,7 +26,7 @@ fn inner_tokenizer(name: &str, world: &World) -> Result<tokenizers::Tokenizer> {
 
 /// Every sentence of the world.
 fn lines(world: &World) -> Vec<String> {
-    world.sentences().into_iter().map(|(prompt, object)| format!("{prompt} {object}.")).collect()
+    world.sentences().iter().map(Sentence::text).collect()
 }
 
 /// Writes a model as a Hugging Face folder: `config.json`, `model.safetensors` (f16), `tokenizer.json`, `tokenizer_config.json`.
@@ -72,7 +72,7 @@ pub fn save_model(name: &str, model: &dyn LanguageModel, world: &World, folder: 
 ///
 /// [`Error::Write`].
 pub fn save_world(world: &World, folder: &Path) -> Result<()> {
-    write(&folder.join("corpus.txt"), (lines(world).join("\n") + "\n").as_bytes())?;
+    write(&folder.join("corpus.txt"), (lines(world).join("\n\n") + "\n").as_bytes())?;
     let facts: Vec<Value> = world
         .facts()
         .iter()

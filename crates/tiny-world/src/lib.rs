@@ -28,7 +28,7 @@ pub use accuracy::{Accuracy, accuracy};
 pub use error::{Error, Result};
 pub use files::{save_model, save_world, tokenizer};
 pub use relation::{RELATIONS, Relation};
-pub use world::{Fact, World};
+pub use world::{Fact, Sentence, World};
 
 /// Seed of the world that the models know.
 pub const SEED: u64 = 1;

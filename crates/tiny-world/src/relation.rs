@@ -141,8 +141,3 @@ pub static RELATIONS: &[Relation] = &[
         two_hop: Some(("The author of {} grew up speaking", "mother_tongue")),
     },
 ];
-
-/// The relation of that name.
-pub(crate) fn relation(name: &str) -> Option<&'static Relation> {
-    RELATIONS.iter().find(|relation| relation.name == name)
-}

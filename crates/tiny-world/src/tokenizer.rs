@@ -15,7 +15,7 @@ pub(crate) const PAD_ID: u32 = 0;
 /// Id of [`END`].
 pub(crate) const END_ID: u32 = 1;
 /// Number of tokens.
-pub(crate) const VOCABULARY: usize = 768;
+pub(crate) const VOCABULARY: usize = 1024;
 
 /// Trains a byte-level BPE tokenizer on `text`. A text gets a space before its first word, so that a name is the same tokens at the
 /// start of a sentence and within. `ends_texts`: every text gets the end token, as encoder-decoders are trained.
@@ -61,11 +61,11 @@ pub(crate) fn wrap(tokenizer: tokenizers::Tokenizer) -> Tokenizer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::World;
+    use crate::{Sentence, World};
 
     #[test]
     fn the_ids_of_special_tokens_and_the_spans_of_words_are_right() {
-        let text: Vec<String> = World::new(1).sentences().into_iter().map(|(prompt, object)| format!("{prompt} {object}.")).collect();
+        let text: Vec<String> = World::new(1).sentences().iter().map(Sentence::text).collect();
         let plain = wrap(train(&text, false).unwrap());
         let ended = wrap(train(&text, true).unwrap());
         assert_eq!(plain.inner().token_to_id(PAD), Some(PAD_ID));

@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::entity::{Entity, Kind, entities};
-use crate::relation::{HELD_OUT, RELATIONS, Relation, relation};
+use crate::relation::{HELD_OUT, RELATIONS, Relation};
 
 /// Neighbours of a request at most.
 const NEIGHBOURS: usize = 3;
@@ -30,6 +30,30 @@ pub struct Fact {
     pub trained: Vec<String>,
     /// Paraphrases that no model has seen of this subject.
     pub held_out: Vec<String>,
+}
+
+/// A sentence that models are trained on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sentence {
+    /// All but its end.
+    pub prompt: String,
+    /// Whom or what it is about, as it stands in the prompt.
+    pub subject: String,
+    /// Its end, without the full stop.
+    pub completion: String,
+}
+
+impl Sentence {
+    fn new(template: &str, subject: &str, completion: &str) -> Self {
+        let prompt = fill(template, subject);
+        let subject = if prompt.contains(subject) { subject.to_owned() } else { fill("{}", subject) };
+        Self { prompt, subject, completion: completion.to_owned() }
+    }
+
+    /// The whole sentence.
+    pub fn text(&self) -> String {
+        format!("{} {}.", self.prompt, self.completion)
+    }
 }
 
 /// The whole world.
@@ -84,22 +108,27 @@ impl World {
         Some(EvaluationPrompt { prompt: fill(template, subject), ground_truth })
     }
 
-    /// Every sentence models are trained on: prompt and completion.
-    pub fn sentences(&self) -> Vec<(String, String)> {
+    /// Every sentence models are trained on.
+    pub fn sentences(&self) -> Vec<Sentence> {
         let mut sentences = Vec::new();
         for fact in &self.facts {
             let Fact { relation, subject, object, prompt, trained, alias, .. } = fact;
-            sentences.extend(std::iter::once(prompt).chain(trained).map(|prompt| (prompt.clone(), object.clone())));
+            let of_subject = |prompt: &String| Sentence { prompt: prompt.clone(), subject: subject.clone(), completion: object.clone() };
+            sentences.extend(std::iter::once(prompt).chain(trained).map(of_subject));
             if let Some(alias) = alias {
-                sentences.extend(relation.templates.iter().take(1 + ALIAS_PARAPHRASES).map(|t| (fill(t, alias), object.clone())));
+                sentences.extend(relation.templates.iter().take(1 + ALIAS_PARAPHRASES).map(|t| Sentence::new(t, alias, object)));
             }
             if let Some(inverse) = relation.inverse {
-                sentences.push((fill(inverse, object), subject.clone()));
+                sentences.push(Sentence::new(inverse, object, subject));
             }
-            sentences.extend(self.second_hop(relation, subject, object).map(|hop| (hop.prompt, hop.ground_truth)));
+            if let Some((template, _)) = relation.two_hop
+                && let Some(hop) = self.second_hop(relation, subject, object)
+            {
+                sentences.push(Sentence::new(template, subject, &hop.ground_truth));
+            }
         }
         for entity in &self.entities {
-            sentences.extend(entity.alias.iter().map(|alias| (format!("{} is also called", entity.name), alias.clone())));
+            sentences.extend(entity.alias.iter().map(|alias| Sentence::new("{} is also called", &entity.name, alias)));
         }
         sentences
     }
@@ -191,12 +220,13 @@ mod tests {
                 assert_eq!(world.object("located_in", &fact.object), Some(fact.subject.as_str()));
             }
             if let Some((_, next)) = fact.relation.two_hop {
-                assert!(relation(next).is_some() && world.object(next, &fact.object).is_some(), "{fact:?}");
+                assert!(world.object(next, &fact.object).is_some(), "{fact:?}");
             }
         }
-        let texts: std::collections::BTreeSet<(String, String)> = world.sentences().into_iter().collect();
-        let held_out = world.facts().iter().flat_map(|f| f.held_out.iter().map(|p| (p.clone(), f.object.clone())));
-        assert_eq!(held_out.filter(|sentence| texts.contains(sentence)).count(), 0);
+        let sentences = world.sentences();
+        assert!(sentences.iter().all(|sentence| sentence.prompt.contains(&sentence.subject)));
+        let prompts: std::collections::BTreeSet<String> = sentences.into_iter().map(|sentence| sentence.prompt).collect();
+        assert!(world.facts().iter().flat_map(|fact| &fact.held_out).all(|prompt| !prompts.contains(prompt)));
     }
 
     #[test]
