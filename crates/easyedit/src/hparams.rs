@@ -20,6 +20,13 @@ const SPELLINGS: &[&[&str]] = &[
     &["llama38b", "llama318b"],
 ];
 
+/// Keys that say of a model what it says itself.
+const MODEL_KEYS: &[&str] =
+    &["model_name", "rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module"];
+
+/// What the names of all models of the tiny world begin with, in the form of [`plain`]; they share their files.
+const TINY_WORLD: &str = "tinyworld";
+
 /// Endings that say how a checkpoint is stored or was tuned, not which shape the model has.
 const VARIANTS: &[&str] = &[
     "gguf",
@@ -100,7 +107,7 @@ fn find_in(
         match HparamsDocument::load(&path) {
             Ok(document) if by_name || names_model(&document, &wanted) => {
                 if fits(&document, entry, spec) {
-                    return Ok(FoundHparams { document, source: HparamsSource::File(path) });
+                    return Ok(FoundHparams { document: complete(document, entry, spec)?, source: HparamsSource::File(path) });
                 }
             }
             Ok(_) => {}
@@ -116,10 +123,33 @@ fn find_in(
         let document = HparamsDocument::parse(text, &format!("built-in {name}"))?;
         let stem = file.strip_suffix(".yaml").unwrap_or(file);
         if (is_one_of(stem, &wanted) || names_model(&document, &wanted)) && fits(&document, entry, spec) {
-            return Ok(FoundHparams { document, source: HparamsSource::BuiltIn(name) });
+            return Ok(FoundHparams { document: complete(document, entry, spec)?, source: HparamsSource::BuiltIn(name) });
         }
     }
     Ok(FoundHparams { document: entry.hparams_for(spec)?, source: HparamsSource::Derived })
+}
+
+/// Whether a file names the modules of its model.
+pub fn is_complete(document: &HparamsDocument) -> bool {
+    MODEL_KEYS.iter().all(|key| document.text(key).is_some())
+}
+
+/// Fills in the names of modules, and of the model, that a file leaves out: the model knows them itself.
+///
+/// # Errors
+///
+/// If no values can be derived for the model.
+pub fn complete(mut document: HparamsDocument, entry: &MethodEntry, spec: &ModelSpec) -> Result<HparamsDocument> {
+    if is_complete(&document) {
+        return Ok(document);
+    }
+    let derived = entry.hparams_for(spec)?;
+    for key in MODEL_KEYS {
+        if let (None, Some(value)) = (document.text(key), derived.text(key)) {
+            document.set(key, value);
+        }
+    }
+    Ok(document)
 }
 
 fn yaml_files(folder: &Path) -> Vec<PathBuf> {
@@ -146,6 +176,9 @@ fn plain(name: &str) -> String {
     let mut text: String = last.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
     if let Some(rest) = text.strip_prefix("meta").filter(|rest| rest.starts_with("llama")) {
         text = rest.to_owned();
+    }
+    if text.starts_with(TINY_WORLD) {
+        return TINY_WORLD.to_owned();
     }
     while let Some(shorter) = VARIANTS.iter().find_map(|ending| text.strip_suffix(ending)).filter(|rest| !rest.is_empty()) {
         text = shorter.to_owned();

@@ -55,6 +55,11 @@ pub fn model_names() -> impl Iterator<Item = &'static str> {
     architecture::ARCHITECTURES.iter().map(|architecture| architecture.name)
 }
 
+/// Whether a model reads its prompts with an encoder and answers with a decoder.
+pub fn is_encoder_decoder(name: &str) -> bool {
+    architecture::Architecture::named(name).is_ok_and(architecture::Architecture::ends_texts)
+}
+
 /// The folder of models, datasets and text: that of the repository this crate was compiled in.
 pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tiny-world")

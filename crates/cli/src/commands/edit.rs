@@ -1,7 +1,7 @@
 //! `easyedit edit`
 
 use anyhow::Result;
-use easyedit::{HparamsDocument, Mode};
+use easyedit::{HparamsDocument, Mode, hparams};
 use serde_json::json;
 
 use super::requests::requests;
@@ -15,7 +15,10 @@ pub(super) fn run(context: &Context, arguments: &EditArguments) -> Result<()> {
     let hparams = match &arguments.hparams {
         Some(path) => {
             let document = HparamsDocument::load(path)?;
-            entry.build(&document)?;
+            // What can be checked before the model is there is.
+            if hparams::is_complete(&document) {
+                entry.build(&document)?;
+            }
             Some((document, path.clone()))
         }
         None => None,

@@ -99,7 +99,10 @@ impl Run<'_> {
 
     fn hparams(&self, model: &dyn LanguageModel) -> Result<FoundHparams> {
         match &self.hparams {
-            Some((document, path)) => Ok(FoundHparams { document: document.clone(), source: HparamsSource::File(path.clone()) }),
+            Some((document, path)) => {
+                let document = easyedit::hparams::complete(document.clone(), &self.entry, model.spec())?;
+                Ok(FoundHparams { document, source: HparamsSource::File(path.clone()) })
+            }
             None => Ok(easyedit::hparams::find(&self.entry, self.model, model.spec())?),
         }
     }

@@ -1,0 +1,51 @@
+//! The models of the tiny world: what they know, and how methods edit it.
+#![cfg(feature = "rome")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use easyedit::{EditRequest, EditSession, Editor, EditorOptions, Mode, Silent, TextCorpora, hparams};
+use easyedit_tiny_world as tiny_world;
+
+/// Facts that are edited on each model.
+const EDITS: usize = 20;
+
+fn edit(method: &str, model: &str, requests: &[EditRequest], mode: Mode) -> easyedit::Result<EditSession> {
+    let model = tiny_world::model(model).unwrap();
+    let registry = easyedit::registry();
+    let entry = registry.get(method).unwrap();
+    let found = hparams::find(entry, &model.spec().name, model.spec())?;
+    assert!(matches!(&found.source, hparams::HparamsSource::BuiltIn(name) if name.ends_with("tiny-world.yaml")), "{:?}", found.source);
+    let mut editor = Editor::new(model, entry.build(&found.document)?, EditorOptions { mode, ..EditorOptions::default() });
+    let corpora = TextCorpora { corpus: Some(tiny_world::folder().join("corpus.txt")) };
+    editor.run(requests, &corpora, &Silent, &mut |_| Ok(()))
+}
+
+#[test]
+fn every_model_knows_its_world() {
+    for name in tiny_world::model_names() {
+        let model = tiny_world::model(name).unwrap();
+        let accuracy = tiny_world::accuracy(&*model, tiny_world::facts()).unwrap();
+        println!("{name}: facts {:.3}, held-out paraphrases {:.3}", accuracy.facts, accuracy.held_out);
+        assert!(accuracy.facts >= 0.98 && accuracy.held_out >= 0.95, "{name}: {accuracy:?}");
+    }
+}
+
+#[test]
+fn rome_edits_every_decoder() {
+    let requests = &tiny_world::requests()[..EDITS];
+    for name in tiny_world::model_names() {
+        let session = match edit("ROME", name, requests, Mode::Independent) {
+            Ok(session) => session,
+            Err(error) => {
+                assert!(tiny_world::is_encoder_decoder(name), "{name}: {error}");
+                assert!(error.to_string().contains("decoder"), "{error}");
+                continue;
+            }
+        };
+        assert!(!tiny_world::is_encoder_decoder(name), "{name}: ROME edits decoders only");
+        assert_eq!(session.summary.failed, 0, "{name}");
+        let scores = &session.summary.mean_metrics.post;
+        let locality = scores.locality["neighborhood"];
+        println!("{name}: reliability {:.3}, generalization {:.3}, locality {locality:.3}", scores.reliability, scores.generalization);
+        assert!(scores.reliability >= 0.95 && scores.generalization >= 0.8 && locality >= 0.9, "{name}: {scores:?}");
+    }
+}
