@@ -2,6 +2,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::matrix::tensor_values;
+use crate::tokens::opening;
 use crate::{Error, KvCache, LanguageModel, Pass, Result, TokenBatch};
 
 /// How the next token is chosen.
@@ -59,7 +60,8 @@ impl Generation {
     }
 }
 
-/// Continues token sequences, all of them in one batch, with the keys and values of earlier tokens cached.
+/// Continues prompts, all of them in one batch, with the keys and values of earlier tokens cached. An encoder-decoder reads the prompts
+/// with its encoder, and the new tokens are the decoder's; [`encode_prompt`](crate::tokens::encode_prompt) encodes for both.
 ///
 /// # Errors
 ///
@@ -78,15 +80,17 @@ pub fn generate(model: &dyn LanguageModel, prompts: &[Vec<u32>], config: &Genera
     if prompts.is_empty() {
         return Ok(Vec::new());
     }
+    let (sources, mut next): (Vec<_>, Vec<_>) = prompts.iter().map(|prompt| opening(model.spec(), prompt.clone())).unzip();
     let limit = model.spec().max_positions;
-    if let Some(long) = prompts.iter().map(Vec::len).max().filter(|long| long + config.max_new_tokens > limit) {
+    let longest = |rows: &[Vec<u32>]| rows.iter().map(Vec::len).max().unwrap_or(0);
+    if longest(&sources) > limit || longest(&next) + config.max_new_tokens > limit {
         return Err(Error::Batch(format!(
-            "a prompt of {long} tokens and {} new ones exceed the {limit} positions of {}; ask for fewer new tokens",
+            "a prompt of {} tokens and {} new ones exceed the {limit} positions of {}; ask for fewer new tokens",
+            longest(prompts),
             config.max_new_tokens,
             model.spec().name
         )));
     }
-    let mut next: Vec<Vec<u32>> = prompts.to_vec();
     let mut cache: Option<KvCache> = None;
     for _ in 0..config.max_new_tokens {
         let batch = TokenBatch::new(&next)?;
@@ -94,7 +98,7 @@ pub fn generate(model: &dyn LanguageModel, prompts: &[Vec<u32>], config: &Genera
         let device = model.device();
         let mut pass = match cache.take() {
             Some(cache) => Pass::after(batch, cache, &device)?,
-            None => Pass::new(batch, &device),
+            None => model.start(&sources, batch)?,
         }
         .keeping();
         let hidden = model.hidden(&mut pass, &mut ())?;
@@ -120,7 +124,7 @@ pub fn generate(model: &dyn LanguageModel, prompts: &[Vec<u32>], config: &Genera
                 rows.clear();
                 break;
             }
-            cache = Some(kept.select_rows(&going, &device));
+            cache = Some(kept.select_rows(&going, &device)?);
             let mut position = 0;
             rows.retain(|_| {
                 position += 1;

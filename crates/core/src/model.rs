@@ -3,8 +3,8 @@ use std::ops::Range;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::pass::index_tensor;
-use crate::{Error, ParamName, Pass, Probe, Result, Tokenizer};
+use crate::token_batch::index_tensor;
+use crate::{Encoder, EncoderSpec, Error, ParamName, Pass, Probe, Result, TokenBatch, Tokenizer};
 
 /// How the checkpoint stores a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub struct ModuleNames {
     pub lm_head: String,
 }
 
-/// What a model is, without its weights.
+/// What a model is, without its weights. Of an encoder-decoder, layers and modules are those of the decoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelSpec {
     /// `model_type` of `config.json`.
@@ -56,6 +56,9 @@ pub struct ModelSpec {
     pub mlp_out_layout: WeightLayout,
     /// Whether the head is the embedding.
     pub tied_head: bool,
+    /// The encoder of an encoder-decoder; `None` for a decoder-only model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<EncoderSpec>,
 }
 
 impl ModelSpec {
@@ -76,14 +79,34 @@ impl ModelSpec {
             Err(Error::hparams(format!("layer {layer} is out of range: {} has layers 0 to {}", self.name, self.n_layers.saturating_sub(1))))
         }
     }
+
+    /// Checks that prompt and target are one sequence to the model, for the method `method` that needs it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] naming method and model.
+    pub fn check_decoder_only(&self, method: &str) -> Result<()> {
+        match self.encoder {
+            None => Ok(()),
+            Some(_) => Err(Error::Unsupported {
+                method: method.to_owned(),
+                message: format!(
+                    "edits decoder-only models, and {} is an encoder-decoder; choose a method that edits those, or a decoder-only model",
+                    self.name
+                ),
+            }),
+        }
+    }
 }
 
-/// A decoder language model whose layers can be run in parts, looked into, and changed.
+/// A language model whose decoder's layers can be run in parts, looked into, and changed. An encoder-decoder is one whose passes
+/// [read](Pass::reading) what its [`encoder`](Self::encoder) made of the prompts; [`start`](dyn LanguageModel::start) makes passes of
+/// both kinds.
 ///
 /// # Contract
 ///
-/// - A block's output is its input plus what attention and MLP add (`BlockOutput = BlockInput + AttentionOutput + MlpOutput`), so a
-///   vector added to the MLP output is the same vector added to the block output.
+/// - A block's output is its input plus what attention and MLP add (`BlockOutput = BlockInput + AttentionOutput + MlpOutput`; in an
+///   encoder-decoder `+ CrossAttentionOutput`), so a vector added to the MLP output is the same vector added to the block output.
 /// - `run_layers(0..a)` followed by `run_layers(a..n)` is `run_layers(0..n)`.
 /// - Tensors that carry gradients may be passed to [`run_layers`](Self::run_layers) and [`logits`](Self::logits); weights do not
 ///   ask for gradients.
@@ -136,6 +159,11 @@ pub trait LanguageModel: Send {
     /// A clone that shares the weights' storage.
     fn boxed_clone(&self) -> Box<dyn LanguageModel>;
 
+    /// The encoder of an encoder-decoder, `None` for a decoder-only model; so is [`ModelSpec::encoder`].
+    fn encoder(&self) -> Option<&dyn Encoder> {
+        None
+    }
+
     /// Runs all layers: the last block's output, `[tokens, d_model]`.
     ///
     /// # Errors
@@ -154,6 +182,37 @@ impl Clone for Box<dyn LanguageModel> {
 }
 
 impl dyn LanguageModel + '_ {
+    /// A pass of `rows` from position 0. In an encoder-decoder, row `r` reads `sources[r]`, which is encoded here (equal sources once); in
+    /// a decoder-only model the sources are empty, or there are none. [`TargetTokens`](crate::tokens::TargetTokens) hold both parts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] if sources and rows do not fit each other or the model, otherwise as [`Encoder::encode`].
+    pub fn start<S: AsRef<[u32]>>(&self, sources: &[S], rows: TokenBatch) -> Result<Pass> {
+        let name = &self.spec().name;
+        let Some(encoder) = self.encoder() else {
+            return match sources.iter().all(|source| source.as_ref().is_empty()) {
+                true => Ok(Pass::new(rows, &self.device())),
+                false => {
+                    Err(Error::Batch(format!("{name} is a decoder-only model and reads no sources; put them before the rows' tokens")))
+                }
+            };
+        };
+        if sources.len() != rows.rows() || sources.iter().any(|source| source.as_ref().is_empty()) {
+            return Err(Error::Batch(format!(
+                "{name} is an encoder-decoder: each of the {} rows needs a source of at least one token",
+                rows.rows()
+            )));
+        }
+        let mut unique: Vec<&[u32]> = sources.iter().map(AsRef::as_ref).collect();
+        unique.sort_unstable();
+        unique.dedup();
+        let encoded = encoder.encode(&TokenBatch::new(&unique)?, &mut ())?;
+        let rows_of: Vec<usize> = sources.iter().map(|source| unique.binary_search(&source.as_ref()).unwrap_or(0)).collect();
+        let as_encoded = rows_of.iter().copied().eq(0..unique.len());
+        Pass::new(rows, &self.device()).reading(if as_encoded { encoded } else { encoded.select_rows(&rows_of)? })
+    }
+
     /// The rows `positions` of `hidden`.
     pub fn rows_of(&self, hidden: Tensor<2>, positions: &[usize]) -> Tensor<2> {
         hidden.select(0, index_tensor(positions, &self.device()))

@@ -49,6 +49,8 @@ pub enum Module {
     BlockInput,
     /// The attention's output, before it joins the residual stream.
     AttentionOutput,
+    /// The output of the attention to an encoder, before it joins the residual stream; decoders of encoder-decoders alone have it.
+    CrossAttentionOutput,
     /// The input of the MLP's out-projection: the key k of the locate-then-edit methods. Width `d_mlp`.
     MlpKey,
     /// The MLP's output, before it joins the residual stream: the value v of the locate-then-edit methods.

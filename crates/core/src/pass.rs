@@ -1,89 +1,13 @@
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::{Error, Result};
+use crate::encoder::Source;
+use crate::token_batch::{Rectangle, index_tensor};
+use crate::{EncoderOutput, Error, Result, TokenBatch};
 
 /// Added to an attention score that must not count; finite, so that a row in which nothing counts stays free of NaN.
-const MASKED: f32 = -1e30;
-
-/// Token sequences laid end to end, without padding.
-///
-/// Row `r` owns the positions `range(r)` of every `[tokens, width]` activation. Rows may differ in length; no work is done
-/// for, and no mask is read from, pad tokens, because there are none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenBatch {
-    ids: Vec<u32>,
-    starts: Vec<usize>,
-}
-
-impl TokenBatch {
-    /// A batch of the given rows.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Batch`] if there is no row, or a row has no token.
-    pub fn new<R: AsRef<[u32]>>(rows: &[R]) -> Result<Self> {
-        let mut ids = Vec::new();
-        let mut starts = vec![0];
-        for (index, row) in rows.iter().enumerate() {
-            if row.as_ref().is_empty() {
-                return Err(Error::Batch(format!("row {index} of the batch has no tokens")));
-            }
-            ids.extend_from_slice(row.as_ref());
-            starts.push(ids.len());
-        }
-        if rows.is_empty() {
-            return Err(Error::Batch("the batch has no rows".into()));
-        }
-        Ok(Self { ids, starts })
-    }
-
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.starts.len() - 1
-    }
-
-    /// Number of tokens of all rows together.
-    pub fn tokens(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// All token ids, row after row.
-    pub fn ids(&self) -> &[u32] {
-        &self.ids
-    }
-
-    /// The positions of row `row` in a `[tokens, width]` activation.
-    pub fn range(&self, row: usize) -> Range<usize> {
-        self.starts[row]..self.starts[row + 1]
-    }
-
-    /// Number of tokens of row `row`.
-    pub fn len(&self, row: usize) -> usize {
-        self.range(row).len()
-    }
-
-    /// Whether there are no tokens; never, by construction.
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-    }
-
-    /// Position of token `token` of row `row` in a `[tokens, width]` activation.
-    pub fn index(&self, row: usize, token: usize) -> usize {
-        self.starts[row] + token
-    }
-
-    /// Position of the last token of every row.
-    pub fn last_indices(&self) -> Vec<usize> {
-        self.starts[1..].iter().map(|end| end - 1).collect()
-    }
-
-    fn width(&self) -> usize {
-        (0..self.rows()).map(|row| self.len(row)).max().unwrap_or(0)
-    }
-}
+pub(crate) const MASKED: f32 = -1e30;
 
 /// Keys and values of one layer's attention. Shape of each: `[rows, kv_heads, slots, head_dim]`.
 #[derive(Clone, Debug)]
@@ -94,12 +18,21 @@ pub struct KeyValue {
     pub values: Tensor<4>,
 }
 
-/// Keys and values of tokens that have been run, so that later tokens can attend to them without running them again.
+impl KeyValue {
+    /// The rows `rows` of both.
+    pub(crate) fn select_rows(&self, rows: &Tensor<1, Int>) -> Self {
+        Self { keys: self.keys.clone().select(0, rows.clone()), values: self.values.clone().select(0, rows.clone()) }
+    }
+}
+
+/// Keys and values of tokens that have been run, so that later tokens can attend to them without running them again; with what the
+/// tokens read of an encoder, which later tokens read, too.
 #[derive(Clone, Debug, Default)]
 pub struct KvCache {
     layers: BTreeMap<usize, KeyValue>,
     /// Per row and slot: the position of the token kept there, or `None` where a shorter row has a gap.
     slots: Vec<Vec<Option<usize>>>,
+    source: Option<Source>,
 }
 
 impl KvCache {
@@ -119,18 +52,19 @@ impl KvCache {
     }
 
     /// The rows `rows`, in that order; a row may be left out, or taken several times.
-    pub fn select_rows(&self, rows: &[usize], device: &Device) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] if a row is out of range.
+    pub fn select_rows(&self, rows: &[usize], device: &Device) -> Result<Self> {
+        let slots: Option<Vec<_>> = rows.iter().map(|row| self.slots.get(*row).cloned()).collect();
+        let slots = slots.ok_or_else(|| Error::Batch(format!("rows {rows:?} are not all in the cache, which has {}", self.rows())))?;
         let index = index_tensor(rows, device);
-        let layers = self
-            .layers
-            .iter()
-            .map(|(layer, kv)| {
-                let keys = kv.keys.clone().select(0, index.clone());
-                let values = kv.values.clone().select(0, index.clone());
-                (*layer, KeyValue { keys, values })
-            })
-            .collect();
-        Self { layers, slots: rows.iter().map(|row| self.slots[*row].clone()).collect() }
+        Ok(Self {
+            layers: self.layers.iter().map(|(layer, kv)| (*layer, kv.select_rows(&index))).collect(),
+            slots,
+            source: self.source.as_ref().map(|source| source.select_rows(rows, &index)).transpose()?,
+        })
     }
 
     /// Forgets what is kept for row `row`: the row starts again at position 0.
@@ -178,15 +112,22 @@ pub struct Pass {
     past: KvCache,
     slots: Vec<Vec<Option<usize>>>,
     width: usize,
-    spread: Option<(Tensor<1, Int>, Tensor<1, Int>)>,
+    rectangle: Rectangle,
     masks: Vec<(Visibility, Option<Tensor<4>>)>,
-    kept: Option<BTreeMap<usize, KeyValue>>,
+    kept: Option<Kept>,
+}
+
+/// Keys and values by layer, remembered for the cache.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    own: BTreeMap<usize, KeyValue>,
+    source: BTreeMap<usize, KeyValue>,
 }
 
 impl Pass {
     /// A pass of `batch` from position 0.
     pub fn new(batch: TokenBatch, device: &Device) -> Self {
-        let past = KvCache { layers: BTreeMap::new(), slots: vec![Vec::new(); batch.rows()] };
+        let past = KvCache { slots: vec![Vec::new(); batch.rows()], ..KvCache::default() };
         Self::build(batch, past, device)
     }
 
@@ -208,39 +149,68 @@ impl Pass {
     ///
     /// [`Error::Batch`] if there are no rows, or one is out of range.
     pub fn select_rows(&self, rows: &[usize]) -> Result<Self> {
-        if let Some(row) = rows.iter().find(|row| **row >= self.batch.rows()) {
-            return Err(Error::Batch(format!("row {row} is out of range: the batch has {} rows", self.batch.rows())));
-        }
-        let ids: Vec<&[u32]> = rows.iter().map(|row| &self.batch.ids[self.batch.range(*row)]).collect();
-        Ok(Self::build(TokenBatch::new(&ids)?, self.past.select_rows(rows, &self.device), &self.device))
+        let batch = self.batch.select_rows(rows)?;
+        Ok(Self::build(batch, self.past.select_rows(rows, &self.device)?, &self.device))
     }
 
     fn build(batch: TokenBatch, past: KvCache, device: &Device) -> Self {
         let width = batch.width();
         let mut positions = Vec::with_capacity(batch.tokens());
         let mut slots = past.slots.clone();
-        let mut from_tokens = Vec::with_capacity(batch.rows() * width);
-        let mut to_tokens = Vec::with_capacity(batch.tokens());
         for (row, row_slots) in slots.iter_mut().enumerate() {
             let start = past.len(row);
-            for token in 0..width {
-                let real = token < batch.len(row);
-                if real {
-                    positions.push(start + token);
-                    to_tokens.push(from_tokens.len());
-                }
-                row_slots.push(real.then_some(start + token));
-                from_tokens.push(if real { batch.index(row, token) } else { 0 });
-            }
+            let real = batch.len(row);
+            positions.extend(start..start + real);
+            row_slots.extend((0..width).map(|token| (token < real).then_some(start + token)));
         }
-        let ragged = batch.rows() * width != batch.tokens();
-        let spread = ragged.then(|| (index_tensor(&from_tokens, device), index_tensor(&to_tokens, device)));
-        Self { batch, device: device.clone(), positions, past, slots, width, spread, masks: Vec::new(), kept: None }
+        let rectangle = Rectangle::of(&batch, device);
+        Self { batch, device: device.clone(), positions, past, slots, width, rectangle, masks: Vec::new(), kept: None }
+    }
+
+    /// Lets the rows read what an encoder made of their sources: row `r` reads row `r` of `output`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] if the numbers of rows differ.
+    pub fn reading(mut self, output: EncoderOutput) -> Result<Self> {
+        let (rows, sources) = (self.batch.rows(), output.batch().rows());
+        if rows != sources {
+            return Err(Error::Batch(format!("a batch of {rows} rows cannot read an encoder's output of {sources} rows")));
+        }
+        self.past.source = Some(Source::new(output));
+        Ok(self)
+    }
+
+    /// What the rows read of an encoder, if they read one: given by [`Pass::reading`], or by the cache that is continued.
+    pub fn encoder_output(&self) -> Option<&EncoderOutput> {
+        self.past.source.as_ref().map(Source::output)
+    }
+
+    /// Keys and values of layer `layer` for the tokens of the encoder's output, `[rows, heads, source width, head_dim]`, made by
+    /// `project` from `[source tokens, d_model]` unless the cache holds them; remembered if the pass is [keeping](Pass::keeping).
+    /// `None` if the rows read no encoder.
+    pub fn source_key_value(&mut self, layer: usize, project: impl FnOnce(&EncoderOutput) -> KeyValue) -> Option<KeyValue> {
+        let source = self.past.source.as_ref()?;
+        let kv = source.known(layer).unwrap_or_else(|| project(source.output()));
+        if let Some(kept) = &mut self.kept {
+            kept.source.insert(layer, kv.clone());
+        }
+        Some(kv)
+    }
+
+    /// What is added to the scores of attention to the encoder's output: a large negative number where a shorter source has ended.
+    /// `None` if nothing is masked.
+    ///
+    /// # Shapes
+    ///
+    /// `[rows, 1, 1, source width]`: the same for all heads and tokens of a row.
+    pub fn source_mask(&self) -> Option<Tensor<4>> {
+        self.past.source.as_ref().and_then(Source::mask)
     }
 
     /// Makes the pass remember its keys and values for [`Pass::into_cache`].
     pub fn keeping(mut self) -> Self {
-        self.kept = Some(BTreeMap::new());
+        self.kept = Some(Kept::default());
         self
     }
 
@@ -251,7 +221,9 @@ impl Pass {
     /// [`Error::Batch`] unless the pass was [keeping](Pass::keeping).
     pub fn into_cache(self) -> Result<KvCache> {
         match self.kept {
-            Some(layers) => Ok(KvCache { layers, slots: self.slots }),
+            Some(Kept { own, source }) => {
+                Ok(KvCache { layers: own, slots: self.slots, source: self.past.source.map(|read| read.with_known(source)) })
+            }
             None => Err(Error::Batch("the pass did not keep its keys and values".into())),
         }
     }
@@ -273,7 +245,7 @@ impl Pass {
 
     /// The batch's ids as a tensor `[tokens]`.
     pub fn ids_tensor(&self) -> Tensor<1, Int> {
-        let ids: Vec<i64> = self.batch.ids.iter().map(|id| i64::from(*id)).collect();
+        let ids: Vec<i64> = self.batch.ids().iter().map(|id| i64::from(*id)).collect();
         let count = ids.len();
         Tensor::from_data(TensorData::new(ids, [count]), &self.device)
     }
@@ -281,22 +253,12 @@ impl Pass {
     /// `[tokens, d]` -> `[rows, width, d]`, where `width` is the longest row; what stands behind a shorter row is arbitrary and
     /// masked in attention.
     pub fn spread(&self, x: Tensor<2>) -> Tensor<3> {
-        let [_, d] = x.dims();
-        let x = match &self.spread {
-            Some((from_tokens, _)) => x.select(0, from_tokens.clone()),
-            None => x,
-        };
-        x.reshape([self.batch.rows(), self.width, d])
+        self.rectangle.spread(x)
     }
 
     /// `[rows, width, d]` -> `[tokens, d]`: the inverse of [`Pass::spread`].
     pub fn collect(&self, x: Tensor<3>) -> Tensor<2> {
-        let [rows, width, d] = x.dims();
-        let x = x.reshape([rows * width, d]);
-        match &self.spread {
-            Some((_, to_tokens)) => x.select(0, to_tokens.clone()),
-            None => x,
-        }
+        self.rectangle.collect(x)
     }
 
     /// Puts this pass's keys and values of `layer` (`[rows, kv_heads, width, head_dim]`) behind the cached ones, and remembers the
@@ -309,7 +271,7 @@ impl Pass {
             None => KeyValue { keys, values },
         };
         if let Some(kept) = &mut self.kept {
-            kept.insert(layer, kv.clone());
+            kept.own.insert(layer, kv.clone());
         }
         kv
     }
@@ -351,12 +313,6 @@ impl Pass {
     }
 }
 
-/// Indices as a tensor for `select`.
-pub(crate) fn index_tensor(indices: &[usize], device: &Device) -> Tensor<1, Int> {
-    let values: Vec<i64> = indices.iter().map(|i| *i as i64).collect();
-    Tensor::from_data(TensorData::new(values, [indices.len()]), device)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,15 +323,6 @@ mod tests {
 
     fn batch() -> TokenBatch {
         TokenBatch::new(&[vec![1, 2, 3], vec![4]]).unwrap()
-    }
-
-    #[test]
-    fn rows_are_laid_end_to_end() {
-        let b = batch();
-        assert_eq!((b.rows(), b.tokens(), b.range(1), b.index(1, 0)), (2, 4, 3..4, 3));
-        assert_eq!(b.last_indices(), [2, 3]);
-        assert!(TokenBatch::new::<Vec<u32>>(&[]).is_err());
-        assert!(TokenBatch::new(&[vec![1], vec![]]).is_err());
     }
 
     #[test]
@@ -415,6 +362,43 @@ mod tests {
         assert_eq!(next.extend(0, new.clone(), new).keys.dims(), [2, 1, 4, 1]);
         let mask = next.mask(Visibility::Causal).unwrap().into_data().try_to_vec::<f32>().unwrap();
         assert_eq!(mask.iter().map(|v| *v == 0.0).collect::<Vec<_>>(), [true, true, true, true, true, false, false, true]);
-        assert_eq!(cache.select_rows(&[1, 1, 0], &device()).len(0), 1);
+        assert_eq!(cache.select_rows(&[1, 1, 0], &device()).unwrap().len(0), 1);
+        assert!(cache.select_rows(&[2], &device()).unwrap_err().to_string().contains("rows [2]"));
+    }
+
+    #[test]
+    fn a_cache_goes_on_reading_what_its_rows_read() {
+        let source = |rows: &[Vec<u32>]| {
+            let batch = TokenBatch::new(rows).unwrap();
+            let hidden = Tensor::<2>::ones([batch.tokens(), 1], &device());
+            EncoderOutput::new(hidden, batch, &device()).unwrap()
+        };
+        let kv = |width: usize| {
+            let ones = Tensor::<4>::ones([2, 1, width, 1], &device());
+            KeyValue { keys: ones.clone(), values: ones }
+        };
+        let rows = [vec![7], vec![8, 9, 9]];
+        let mut first = Pass::new(batch(), &device()).reading(source(&rows)).unwrap().keeping();
+        assert_eq!(first.source_key_value(0, |read| kv(read.batch().width())).unwrap().keys.dims(), [2, 1, 3, 1]);
+        let mask = first.source_mask().unwrap();
+        assert_eq!(mask.dims(), [2, 1, 1, 3]);
+        let values = mask.into_data().try_to_vec::<f32>().unwrap();
+        assert_eq!(values.iter().map(|v| *v == 0.0).collect::<Vec<_>>(), [true, false, false, true, true, true]);
+        let own = kv(3);
+        first.extend(0, own.keys, own.values);
+        let cache = first.into_cache().unwrap().select_rows(&[1, 0, 1], &device()).unwrap();
+        let mut next = Pass::after(TokenBatch::new(&[[1], [1], [1]]).unwrap(), cache, &device()).unwrap();
+        let read = next.encoder_output().unwrap();
+        assert_eq!(read.batch().ids(), [8, 9, 9, 7, 8, 9, 9]);
+        assert_eq!(read.hidden().dims(), [7, 1]);
+        let known = next.source_key_value(0, |_| panic!("layer 0 is in the cache")).unwrap();
+        assert_eq!(known.keys.dims(), [3, 1, 3, 1]);
+        let mut shorter = next.select_rows(&[1]).unwrap();
+        assert_eq!(shorter.encoder_output().unwrap().batch().ids(), [7]);
+        assert!(shorter.source_mask().is_none());
+        assert_eq!(shorter.source_key_value(0, |_| panic!("layer 0 is in the cache")).unwrap().keys.dims(), [1, 1, 1, 1]);
+        let message = Pass::new(batch(), &device()).reading(source(&rows[..1])).unwrap_err().to_string();
+        assert!(message.contains("2 rows") && message.contains("1 rows"), "{message}");
+        assert!(Pass::new(batch(), &device()).source_key_value(0, |_| kv(1)).is_none());
     }
 }

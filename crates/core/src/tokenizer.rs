@@ -48,6 +48,30 @@ impl Tokenizer {
         Ok(Encoding { ids, spans })
     }
 
+    /// Ids of a text that stands for itself: with the special tokens the tokenizer puts before it and behind it (EOS). What an
+    /// encoder reads.
+    ///
+    /// # Errors
+    ///
+    /// As [`encode`](Self::encode).
+    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>> {
+        self.ids(text, true)
+    }
+
+    /// Ids of a text without special tokens around it: a piece to be put behind others.
+    ///
+    /// # Errors
+    ///
+    /// As [`encode`](Self::encode).
+    pub fn encode_bare(&self, text: &str) -> Result<Vec<u32>> {
+        self.ids(text, false)
+    }
+
+    fn ids(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode(text, special).map_err(|e| Error::Tokenizer(format!("cannot encode {text:?}: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
     /// Decodes ids, leaving special tokens out.
     ///
     /// # Errors

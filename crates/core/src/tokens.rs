@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EditRequest, Encoding, Result, Tokenizer};
+use crate::{EditRequest, Encoding, LanguageModel, ModelSpec, Result, Tokenizer};
 
 /// Token at which a fact is read and written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +106,8 @@ impl SubjectPrompt {
         self.locate(encoding, prompt_tokens, fact_token)
     }
 
-    /// Encodes the prompt followed by `target`, and finds the fact token and the target's tokens.
+    /// Encodes the prompt followed by `target`, and finds the fact token and the target's tokens: for decoder-only models, in which both
+    /// are in one sequence.
     ///
     /// # Errors
     ///
@@ -148,12 +149,17 @@ pub struct FactPrompt {
     pub fact_index: usize,
 }
 
-/// A prompt and its target as one token sequence.
+/// A prompt and its target as the token sequences a model runs.
+///
+/// A decoder-only model reads both as one sequence. In an encoder-decoder the encoder reads the prompt, and the decoder's row is the
+/// model's start token followed by the target. [`input`](Self::input) and [`predicting`](Self::predicting) are true of both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetTokens {
-    /// Ids of prompt and target.
+    /// Ids of what an encoder reads; empty for a decoder-only model.
+    pub source: Vec<u32>,
+    /// Ids of the (decoder's) row: what comes before the target, and the target. A token that ends the text is not among them.
     pub ids: Vec<u32>,
-    /// Index of the target's first token; everything before is the prompt. At least 1.
+    /// Index of the target's first token in `ids`. At least 1.
     pub start: usize,
 }
 
@@ -161,6 +167,11 @@ impl TargetTokens {
     /// The target's ids.
     pub fn target(&self) -> &[u32] {
         &self.ids[self.start..]
+    }
+
+    /// The prompt's ids as [`generate`](crate::generate) takes them.
+    pub fn prompt(&self) -> &[u32] {
+        if self.source.is_empty() { &self.ids[..self.start] } else { &self.source }
     }
 
     /// The sequence a model is run on to predict the target: all but the last token.
@@ -171,6 +182,18 @@ impl TargetTokens {
     /// Indices into [`input`](Self::input) whose logits predict the target's tokens.
     pub fn predicting(&self) -> Range<usize> {
         self.start - 1..self.ids.len() - 1
+    }
+
+    /// Number of tokens of the longer of source and row: what a model's positions have to hold.
+    pub fn longest(&self) -> usize {
+        self.source.len().max(self.ids.len())
+    }
+
+    /// The same with `id` as one more token of the target, e.g. the end of the text, which models learn but metrics do not count.
+    #[must_use]
+    pub fn ending_in(mut self, id: u32) -> Self {
+        self.ids.push(id);
+        self
     }
 }
 
@@ -183,15 +206,52 @@ pub fn join_target(prompt: &str, target: &str) -> String {
     }
 }
 
-/// Encodes `prompt` followed by `target`. The target's tokens are those of the joint text behind the longest prefix it shares with
-/// the prompt alone, so no BOS and no lone space becomes part of the target.
+/// Ids of a prompt as [`generate`](crate::generate) takes them: the start of a sequence, or, for an encoder, a whole one.
 ///
 /// # Errors
 ///
-/// [`Error::Tokenizer`](crate::Error::Tokenizer) if the tokenizer refuses the text, or the target adds no token.
-pub fn encode_with_target(tokenizer: &Tokenizer, prompt: &str, target: &str) -> Result<TargetTokens> {
-    let joint = tokenizer.encode(&join_target(prompt, target))?;
-    target_of(tokenizer, prompt, target, joint)
+/// [`Error::Tokenizer`](crate::Error::Tokenizer) if the tokenizer refuses the text.
+pub fn encode_prompt(model: &dyn LanguageModel, prompt: &str) -> Result<Vec<u32>> {
+    match model.spec().encoder {
+        Some(_) => model.tokenizer().encode_whole(prompt),
+        None => Ok(model.tokenizer().encode(prompt)?.ids),
+    }
+}
+
+/// What a model runs to continue a prompt: the source its encoder reads (empty for a decoder-only model), and the first tokens of the
+/// row it continues.
+pub fn opening(spec: &ModelSpec, prompt: Vec<u32>) -> (Vec<u32>, Vec<u32>) {
+    match &spec.encoder {
+        Some(encoder) => (prompt, vec![encoder.decoder_start]),
+        None => (Vec::new(), prompt),
+    }
+}
+
+/// Encodes `prompt` with `target` as its continuation, in the form the model reads.
+///
+/// For a decoder-only model the target's tokens are those of the joint text behind the longest prefix it shares with the prompt alone, so
+/// no BOS and no lone space becomes part of the target. For an encoder-decoder they are those of the target alone, without special tokens.
+///
+/// # Errors
+///
+/// [`Error::Tokenizer`](crate::Error::Tokenizer) if the tokenizer refuses the text, or prompt or target has no token.
+pub fn encode_with_target(model: &dyn LanguageModel, prompt: &str, target: &str) -> Result<TargetTokens> {
+    let tokenizer = model.tokenizer();
+    if model.spec().encoder.is_none() {
+        let joint = tokenizer.encode(&join_target(prompt, target))?;
+        return target_of(tokenizer, prompt, target, joint);
+    }
+    let (source, mut ids) = opening(model.spec(), encode_prompt(model, prompt)?);
+    let target_ids = tokenizer.encode_bare(target.trim())?;
+    if source.is_empty() || prompt.is_empty() {
+        return Err(crate::Error::Tokenizer(format!("the prompt before the target {target:?} has no tokens of its own")));
+    }
+    if target_ids.is_empty() {
+        return Err(crate::Error::Tokenizer(format!("the target {target:?} adds no token to the prompt {prompt:?}")));
+    }
+    let start = ids.len();
+    ids.extend(target_ids);
+    Ok(TargetTokens { source, ids, start })
 }
 
 fn target_of(tokenizer: &Tokenizer, prompt: &str, target: &str, joint: Encoding) -> Result<TargetTokens> {
@@ -203,5 +263,5 @@ fn target_of(tokenizer: &Tokenizer, prompt: &str, target: &str, joint: Encoding)
     if shared >= joint.ids.len() {
         return Err(crate::Error::Tokenizer(format!("the target {target:?} adds no token to the prompt {prompt:?}")));
     }
-    Ok(TargetTokens { ids: joint.ids, start: shared })
+    Ok(TargetTokens { source: Vec::new(), ids: joint.ids, start: shared })
 }

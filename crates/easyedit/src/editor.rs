@@ -124,7 +124,7 @@ impl Editor {
         let mut run = Run {
             work: self.model.boxed_clone(),
             evaluation: match self.options.evaluate {
-                true => Some(Evaluation::new(self.model.tokenizer(), requests)?),
+                true => Some(Evaluation::new(&*self.model, requests)?),
                 false => None,
             },
             before: Vec::new(),

@@ -288,6 +288,7 @@ mod tests {
             },
             mlp_out_layout: WeightLayout::InOut,
             tied_head: true,
+            encoder: None,
         }
     }
 

@@ -53,7 +53,7 @@ fn try_run(family: &str, mode: Mode, requests: &[EditRequest]) -> Result<(Vec<Fi
 }
 
 fn ask(model: &dyn LanguageModel, requests: &[EditRequest]) -> Vec<Answers> {
-    Evaluation::new(model.tokenizer(), requests).unwrap().ask(model, &Silent).unwrap()
+    Evaluation::new(model, requests).unwrap().ask(model, &Silent).unwrap()
 }
 
 #[test]

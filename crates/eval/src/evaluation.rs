@@ -10,7 +10,7 @@ use crate::measure::{continuations, predictions};
 /// that the last word ends.
 const EXTRA_TOKENS: usize = 4;
 
-/// The questions of some requests, encoded once; any model with the same tokenizer can be asked them.
+/// The questions of some requests, encoded once; any model of the same kind with the same tokenizer can be asked them.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     tokenizer: Tokenizer,
@@ -65,19 +65,20 @@ struct Answer {
 }
 
 impl Evaluation {
-    /// Encodes the questions of `requests`: prompt and rephrased prompt with the new target, locality and portability prompts with
+    /// Encodes the questions of `requests` for `model`: prompt and rephrased prompt with the new target, locality and portability prompts with
     /// their ground truth. A question that several requests ask is kept once.
     ///
     /// # Errors
     ///
     /// [`Error::Request`](easyedit_core::Error::Request) naming the request and the prompt, if a prompt or an answer is empty, or the
     /// tokenizer finds no token in it.
-    pub fn new(tokenizer: &Tokenizer, requests: &[EditRequest]) -> Result<Self> {
-        let mut evaluation = Self { tokenizer: tokenizer.clone(), questions: Vec::new(), requests: Vec::with_capacity(requests.len()) };
+    pub fn new(model: &dyn LanguageModel, requests: &[EditRequest]) -> Result<Self> {
+        let mut evaluation =
+            Self { tokenizer: model.tokenizer().clone(), questions: Vec::new(), requests: Vec::with_capacity(requests.len()) };
         let mut known = HashMap::new();
         for request in requests {
             request.check()?;
-            let mut add = |role: &str, prompt: &str, answer: &str| evaluation.add(&mut known, request, role, prompt, answer);
+            let mut add = |role: &str, prompt: &str, answer: &str| evaluation.add(model, &mut known, request, role, prompt, answer);
             let rewrite = add("prompt", &request.filled_prompt(), &request.target_new)?;
             let rephrase = match &request.rephrase_prompt {
                 Some(prompt) => Some(add("rephrase_prompt", prompt, &request.target_new)?),
@@ -101,6 +102,7 @@ impl Evaluation {
 
     fn add(
         &mut self,
+        model: &dyn LanguageModel,
         known: &mut HashMap<(String, String), usize>,
         request: &EditRequest,
         role: &str,
@@ -114,7 +116,7 @@ impl Evaluation {
         if answer.trim().is_empty() {
             return Err(request.error(format!("{role}: the answer to {prompt:?} is empty")));
         }
-        let tokens = encode_with_target(&self.tokenizer, prompt, answer).map_err(|e| request.error(format!("{role}: {e}")))?;
+        let tokens = encode_with_target(model, prompt, answer).map_err(|e| request.error(format!("{role}: {e}")))?;
         let index = self.questions.len();
         self.questions.push(Question { case_id: request.case_id, prompt: key.0.clone(), answer: key.1.clone(), tokens });
         known.insert(key, index);
@@ -174,7 +176,7 @@ impl Evaluation {
     fn answer(&self, model: &dyn LanguageModel, asked: &[&Question], progress: &dyn Progress) -> Result<Vec<Answer>> {
         let limit = model.spec().max_positions;
         for question in asked {
-            let length = question.tokens.ids.len();
+            let length = question.tokens.longest();
             if length > limit {
                 return Err(easyedit_core::Error::Request {
                     case_id: question.case_id,
@@ -191,8 +193,8 @@ impl Evaluation {
         let mut places: HashMap<&[u32], usize> = HashMap::new();
         let mut place_of = Vec::with_capacity(asked.len());
         for question in asked {
-            let prompt = &question.tokens.ids[..question.tokens.start];
-            let new = (question.tokens.target().len() + EXTRA_TOKENS).min(limit - prompt.len());
+            let prompt = question.tokens.prompt();
+            let new = (question.tokens.target().len() + EXTRA_TOKENS).min(limit - question.tokens.start);
             let place = *places.entry(prompt).or_insert_with(|| {
                 prompts.push((prompt, 0));
                 prompts.len() - 1

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use easyedit_core::tokens::TargetTokens;
-use easyedit_core::{Error, GenerationConfig, LanguageModel, Matrix, Pass, Progress, Result, TokenBatch, generate};
+use easyedit_core::{Error, GenerationConfig, LanguageModel, Matrix, Progress, Result, TokenBatch, generate};
 
 /// Tokens of one batched pass at most; a single longer sequence still goes alone.
 const BATCH_TOKENS: usize = 2048;
@@ -15,15 +15,15 @@ const LOGIT_POSITIONS: usize = 64;
 /// Of equal logits the smallest id counts, as in greedy decoding.
 pub(crate) fn predictions(model: &dyn LanguageModel, sequences: &[&TargetTokens], progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
     let mut found = vec![Vec::new(); sequences.len()];
-    for batch in batches(sequences.iter().map(|s| s.input().len())) {
+    for batch in batches(sequences.iter().map(|s| s.longest())) {
         let rows: Vec<&[u32]> = batch.iter().map(|i| sequences[*i].input()).collect();
         let tokens = TokenBatch::new(&rows)?;
         let mut positions = Vec::new();
         for (row, i) in batch.iter().enumerate() {
             positions.extend(sequences[*i].predicting().map(|token| tokens.index(row, token)));
         }
-        let device = model.device();
-        let hidden = model.hidden(&mut Pass::new(tokens, &device), &mut ())?;
+        let sources: Vec<&[u32]> = batch.iter().map(|i| sequences[*i].source.as_slice()).collect();
+        let hidden = model.hidden(&mut model.start(&sources, tokens)?, &mut ())?;
         let mut ids = Vec::with_capacity(positions.len());
         for chunk in positions.chunks(LOGIT_POSITIONS) {
             let logits = Matrix::from_tensor(&model.logits(hidden.clone(), chunk)?)?;

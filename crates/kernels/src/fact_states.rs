@@ -140,7 +140,7 @@ fn prefix_cache(model: &dyn LanguageModel, prefixes: &[&[u32]], depth: usize) ->
     model.run_layers(hidden, 0..depth, &mut pass, &mut ())?;
     // A row without a prefix takes any row of the cache and forgets it.
     let rows: Vec<usize> = prefixes.iter().map(|prefix| unique.binary_search(prefix).unwrap_or(0)).collect();
-    let mut cache = pass.into_cache()?.select_rows(&rows, &device);
+    let mut cache = pass.into_cache()?.select_rows(&rows, &device)?;
     for (row, prefix) in prefixes.iter().enumerate() {
         if prefix.is_empty() {
             cache.clear_row(row);

@@ -37,7 +37,15 @@ impl Activation {
     ///
     /// [`Error::Format`] if the name is unknown.
     pub(crate) fn of(config: &ModelConfig, key: &str, default: &str) -> Result<Self> {
-        let name = config.text_or(key, default)?;
+        Self::named(config, key, config.text_or(key, default)?)
+    }
+
+    /// The activation called `name`, which stands under `key` of a configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] if the name is unknown.
+    pub(crate) fn named(config: &ModelConfig, key: &str, name: &str) -> Result<Self> {
         NAMES.iter().find(|(known, _)| *known == name).map(|(_, activation)| *activation).ok_or_else(|| unknown(config, key, name))
     }
 

@@ -37,7 +37,34 @@ impl Attention {
         let query = self.split(pass, query, self.heads);
         let key = self.split(pass, key, self.kv_heads);
         let value = self.split(pass, value, self.kv_heads);
-        let KeyValue { keys, values } = pass.extend(layer, key, value);
+        let read = pass.extend(layer, key, value);
+        self.mix(query, read, bias, pass)
+    }
+
+    /// Attends in layer `layer` to the encoder's output that the pass [reads](Pass::reading), whose keys and values (`[source tokens,
+    /// heads * head_dim]`) `project` makes of it unless they are known; `None` if the pass reads none.
+    ///
+    /// # Shapes
+    ///
+    /// `query: [tokens, heads * head_dim]`, already scaled, and so is the result.
+    pub(crate) fn attend_to_source(
+        &self,
+        layer: usize,
+        query: Tensor<2>,
+        project: impl FnOnce(Tensor<2>) -> (Tensor<2>, Tensor<2>),
+        pass: &mut Pass,
+    ) -> Option<Tensor<2>> {
+        let read = pass.source_key_value(layer, |source| {
+            let (keys, values) = project(source.hidden());
+            let [keys, values] = [keys, values].map(|x| self.heads_of(source.spread(x), self.kv_heads));
+            KeyValue { keys, values }
+        })?;
+        let mask = pass.source_mask();
+        Some(self.mix(self.split(pass, query, self.heads), read, mask, pass))
+    }
+
+    /// The values, weighted by the softmax of the scores: `query: [rows, heads, width, head_dim]` -> `[tokens, heads * head_dim]`.
+    fn mix(&self, query: Tensor<4>, KeyValue { keys, values }: KeyValue, bias: Option<Tensor<4>>, pass: &Pass) -> Tensor<2> {
         let [rows, heads, width, head_dim] = query.dims();
         let [_, kv_heads, slots, _] = keys.dims();
         // The query heads of a group are stacked as further queries, so that keys and values need not be repeated.
@@ -53,7 +80,11 @@ impl Attention {
 
     /// `[tokens, heads * head_dim]` -> `[rows, heads, width, head_dim]`
     fn split(&self, pass: &Pass, x: Tensor<2>, heads: usize) -> Tensor<4> {
-        let x = pass.spread(x);
+        self.heads_of(pass.spread(x), heads)
+    }
+
+    /// `[rows, width, heads * head_dim]` -> `[rows, heads, width, head_dim]`
+    fn heads_of(&self, x: Tensor<3>, heads: usize) -> Tensor<4> {
         let [rows, width, _] = x.dims();
         x.reshape([rows, width, heads, self.head_dim]).swap_dims(1, 2)
     }

@@ -9,7 +9,7 @@ use crate::companions::carried_files;
 use crate::families::{load_model, stored_name};
 use crate::json_file::read_json_object;
 use crate::tokenizer_files::load_tokenizer;
-use crate::{Error, GgufFile, ModelConfig, Result, SafetensorsSource, TensorSource};
+use crate::{Error, GgufFile, ModelConfig, Result, SafetensorsSource, TensorSource, TextEncoder, load_text_encoder};
 
 /// What every kind of checkpoint can tell: the seam between the files on disk and the models made from them.
 pub trait CheckpointFiles: Send + Sync {
@@ -244,6 +244,16 @@ impl Checkpoint {
     pub fn load(&self, device: &Device) -> Result<Box<dyn LanguageModel>> {
         let config = ModelConfig::new(self.config().clone(), self.path.join("config.json"))?;
         load_model(&config, &self.name, self.tensors(), self.tokenizer()?, device)
+    }
+
+    /// Loads the text encoder on `device`, under the checkpoint's name.
+    ///
+    /// # Errors
+    ///
+    /// As [`load_text_encoder`].
+    pub fn load_text_encoder(&self, device: &Device) -> Result<TextEncoder> {
+        let config = ModelConfig::new(self.config().clone(), self.path.join("config.json"))?;
+        load_text_encoder(&config, &self.name, self.tensors(), self.tokenizer()?, device)
     }
 }
 

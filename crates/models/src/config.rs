@@ -53,6 +53,14 @@ impl ModelConfig {
         Ok(Self { value, model_type, origin })
     }
 
+    /// The same configuration with `key` set to `value`.
+    pub(crate) fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        if let Some(keys) = self.value.as_object_mut() {
+            keys.insert(key.to_owned(), value.into());
+        }
+        self
+    }
+
     /// Name of the model's family, e.g. `llama`.
     pub fn model_type(&self) -> &str {
         &self.model_type

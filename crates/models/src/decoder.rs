@@ -1,14 +1,19 @@
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
-use easyedit_core::{Error, LanguageModel, ModelSpec, Module, ParamName, Pass, Probe, Result, Site, Tokenizer, nearest_name};
+use easyedit_core::{Encoder, Error, LanguageModel, ModelSpec, Module, ParamName, Pass, Probe, Result, Site, TokenBatch, Tokenizer};
 
-use crate::parameters::{ParamMut, ParamRef, Parameters};
+use crate::parameters::{self, Parameters};
 
 /// What a family adds to [`Decoder`]: its layers and tables.
 pub(crate) trait Network: Parameters + Clone + Send + 'static {
     /// What all layers of one pass share (position tables).
     type Shared;
+
+    /// The encoder whose output the layers read; decoder-only families have none.
+    fn encoder(&self) -> Option<&dyn Encoder> {
+        None
+    }
 
     /// Embeddings of the pass's tokens; ids and positions are known to be inside the tables.
     fn embed(&self, pass: &Pass) -> Tensor<2>;
@@ -23,7 +28,7 @@ pub(crate) trait Network: Parameters + Clone + Send + 'static {
     fn head(&self, hidden: Tensor<2>) -> Tensor<2>;
 }
 
-/// A decoder language model of any family.
+/// A language model of any family: its decoder, and through the network its encoder if it has one.
 #[derive(Clone)]
 pub(crate) struct Decoder<N> {
     pub(crate) spec: ModelSpec,
@@ -35,15 +40,6 @@ pub(crate) struct Decoder<N> {
 }
 
 impl<N: Network> Decoder<N> {
-    fn unknown(&self, name: &ParamName) -> Error {
-        let names = self.parameter_names();
-        let hint = match nearest_name(name.as_str(), names.iter().map(ParamName::as_str)) {
-            Some(near) => format!(", did you mean {near}?"),
-            None => String::new(),
-        };
-        Error::tensor(name.as_str(), format!("{} has no such parameter{hint}", self.spec.name))
-    }
-
     fn check_hidden(&self, hidden: &Tensor<2>) -> Result<usize> {
         let [tokens, width] = hidden.dims();
         if width == self.spec.d_model {
@@ -69,9 +65,7 @@ impl<N: Network> LanguageModel for Decoder<N> {
 
     fn embed(&self, pass: &Pass) -> Result<Tensor<2>> {
         let ModelSpec { vocab_size, max_positions, name, .. } = &self.spec;
-        if let Some(id) = pass.batch().ids().iter().find(|id| **id as usize >= *vocab_size) {
-            return Err(Error::Batch(format!("token id {id} is beyond the {vocab_size} tokens of {name}; is this its tokenizer?")));
-        }
+        check_ids(pass.batch(), *vocab_size, name)?;
         if self.learned_positions
             && let Some(position) = pass.positions().iter().find(|position| **position >= *max_positions)
         {
@@ -87,6 +81,15 @@ impl<N: Network> LanguageModel for Decoder<N> {
         }
         if layers.start > layers.end || layers.end > self.spec.n_layers {
             return Err(Error::Batch(format!("layers {layers:?} are out of range: {} has {} layers", self.spec.name, self.spec.n_layers)));
+        }
+        match (self.network.encoder().is_some(), pass.encoder_output().is_some()) {
+            (true, false) => {
+                return Err(Error::Batch(format!("{} is an encoder-decoder: its passes have to read an encoder's output", self.spec.name)));
+            }
+            (false, true) => {
+                return Err(Error::Batch(format!("{} is a decoder-only model and reads no encoder's output", self.spec.name)));
+            }
+            _ => {}
         }
         if layers.is_empty() {
             return Ok(hidden);
@@ -119,42 +122,30 @@ impl<N: Network> LanguageModel for Decoder<N> {
     }
 
     fn parameter_names(&self) -> Vec<ParamName> {
-        let mut names = Vec::new();
-        self.network.visit("", &mut |name, _| names.push(ParamName::from(name)));
-        names
+        parameters::names(&self.network)
     }
 
     fn weight(&self, name: &ParamName) -> Result<Tensor<2>> {
-        let mut found = None;
-        self.network.visit("", &mut |candidate, parameter| {
-            if candidate == name.as_str() {
-                found = Some(match parameter {
-                    ParamRef::Matrix(matrix) => matrix.clone(),
-                    ParamRef::Vector(vector) => vector.clone().unsqueeze(),
-                });
-            }
-        });
-        found.ok_or_else(|| self.unknown(name))
+        parameters::weight(&self.network, &self.spec.name, name)
     }
 
     fn set_weight(&mut self, name: &ParamName, weight: Tensor<2>) -> Result<()> {
-        let want = self.weight(name)?.dims();
-        let have = weight.dims();
-        if want != have {
-            return Err(Error::tensor(name.as_str(), format!("has shape {want:?} and cannot be replaced by one of shape {have:?}")));
-        }
-        self.network.visit_mut("", &mut |candidate, parameter| {
-            if candidate == name.as_str() {
-                match parameter {
-                    ParamMut::Matrix(matrix) => *matrix = weight.clone(),
-                    ParamMut::Vector(vector) => *vector = weight.clone().reshape([have[1]]),
-                }
-            }
-        });
-        Ok(())
+        parameters::set_weight(&mut self.network, &self.spec.name, name, weight)
+    }
+
+    fn encoder(&self) -> Option<&dyn Encoder> {
+        self.network.encoder()
     }
 
     fn boxed_clone(&self) -> Box<dyn LanguageModel> {
         Box::new(self.clone())
+    }
+}
+
+/// Checks that every id of a batch is a row of the embedding of the model called `name`.
+pub(crate) fn check_ids(batch: &TokenBatch, vocab_size: usize, name: &str) -> Result<()> {
+    match batch.ids().iter().find(|id| **id as usize >= vocab_size) {
+        Some(id) => Err(Error::Batch(format!("token id {id} is beyond the {vocab_size} tokens of {name}; is this its tokenizer?"))),
+        None => Ok(()),
     }
 }

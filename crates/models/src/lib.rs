@@ -4,10 +4,12 @@
 
 mod activation;
 mod attention;
+mod bert;
 mod checkpoint;
 mod companions;
 mod config;
 mod decoder;
+mod distilbert;
 mod elementwise;
 mod error;
 mod families;
@@ -19,12 +21,17 @@ mod llama;
 mod loader;
 mod norm;
 mod parameters;
+mod post_norm;
+mod relative_position;
 mod resolve;
 mod rotary;
 mod safetensors_source;
 mod save;
 mod shape;
 mod source;
+mod t5;
+mod t5_stack;
+mod text_encoder;
 #[doc(hidden)]
 pub mod tiny;
 mod tokenizer_files;
@@ -40,5 +47,6 @@ pub use safetensors_source::{INDEX_FILE, SINGLE_FILE, SafetensorsSource, Shard, 
 pub use save::{PROVENANCE_FILE, SavedCheckpoint, SavedTensor, check_output, save_checkpoint, save_checkpoint_into};
 pub use shape::Shape;
 pub use source::TensorSource;
+pub use text_encoder::{TextEncoder, load_text_encoder};
 pub use tokenizer_files::{TOKENIZER_FILE, load_tokenizer};
 pub use weight_type::WeightType;

@@ -1,6 +1,7 @@
 //! Parameters under their checkpoint names: one declaration per module serves reading, replacing and listing.
 
 use burn::tensor::Tensor;
+use easyedit_core::{Error, ParamName, Result, nearest_name};
 
 /// A parameter that can be looked at.
 pub(crate) enum ParamRef<'a> {
@@ -71,6 +72,52 @@ impl<P: Parameters> Parameters for Vec<P> {
 /// `path.name`, or `name` at the root.
 pub(crate) fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// Names of all parameters.
+pub(crate) fn names(parameters: &impl Parameters) -> Vec<ParamName> {
+    let mut names = Vec::new();
+    parameters.visit("", &mut |name, _| names.push(ParamName::from(name)));
+    names
+}
+
+/// The parameter `name` of `model`; a vector is seen as one row.
+pub(crate) fn weight(parameters: &impl Parameters, model: &str, name: &ParamName) -> Result<Tensor<2>> {
+    let mut found = None;
+    parameters.visit("", &mut |candidate, parameter| {
+        if candidate == name.as_str() {
+            found = Some(match parameter {
+                ParamRef::Matrix(matrix) => matrix.clone(),
+                ParamRef::Vector(vector) => vector.clone().unsqueeze(),
+            });
+        }
+    });
+    found.ok_or_else(|| {
+        let names = names(parameters);
+        let hint = match nearest_name(name.as_str(), names.iter().map(ParamName::as_str)) {
+            Some(near) => format!(", did you mean {near}?"),
+            None => String::new(),
+        };
+        Error::tensor(name.as_str(), format!("{model} has no such parameter{hint}"))
+    })
+}
+
+/// Replaces the parameter `name` of `model` by one of the same shape.
+pub(crate) fn set_weight(parameters: &mut impl Parameters, model: &str, name: &ParamName, new: Tensor<2>) -> Result<()> {
+    let want = weight(parameters, model, name)?.dims();
+    let have = new.dims();
+    if want != have {
+        return Err(Error::tensor(name.as_str(), format!("has shape {want:?} and cannot be replaced by one of shape {have:?}")));
+    }
+    parameters.visit_mut("", &mut |candidate, parameter| {
+        if candidate == name.as_str() {
+            match parameter {
+                ParamMut::Matrix(matrix) => *matrix = new.clone(),
+                ParamMut::Vector(vector) => *vector = new.clone().reshape([have[1]]),
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Declares the named parameters of a struct: `parameters!(Type { "name.in.checkpoint" => field, ... })`.

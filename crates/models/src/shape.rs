@@ -80,7 +80,8 @@ impl Shape {
         put(Some(keys.n_layers), self.n_layers);
         put(Some(keys.heads), self.heads);
         put(keys.kv_heads, self.kv_heads);
-        put(keys.head_dim.filter(|_| self.heads * self.head_dim != self.d_model), self.head_dim);
+        // An absent `head_dim` means a share of the width; families that call it otherwise have a default of their own.
+        put(keys.head_dim.filter(|key| *key != "head_dim" || self.heads * self.head_dim != self.d_model), self.head_dim);
         put(Some(keys.max_positions), self.max_positions);
         map
     }
@@ -98,6 +99,7 @@ impl Shape {
             modules,
             mlp_out_layout: layout,
             tied_head,
+            encoder: None,
         }
     }
 }

@@ -62,6 +62,9 @@ pub fn tiny_config(family: &str) -> Result<Value> {
     if let Some(keys) = config.as_object_mut() {
         keys.insert("bos_token_id".into(), END_OF_TEXT.1.into());
         keys.insert("eos_token_id".into(), END_OF_TEXT.1.into());
+        if keys.contains_key("decoder_start_token_id") {
+            keys.insert("decoder_start_token_id".into(), END_OF_TEXT.1.into());
+        }
         if family == "mistral" {
             keys.insert("sliding_window".into(), 6.into());
         }

@@ -3,23 +3,8 @@
 
 mod common;
 
-use common::{MemoryTensors, assert_close, largest_difference, load, shared, values};
+use common::{MemoryTensors, assert_close, largest_difference, load, rows, shared, unpadded, values};
 use easyedit_core::{Capture, LanguageModel, Module, Pass, Site, TokenBatch};
-
-/// Rows of the golden batch, without their pads.
-fn rows(golden: &MemoryTensors) -> Vec<Vec<u32>> {
-    let (shape, ids) = &golden.tensors["input_ids"];
-    let mask = golden.get("attention_mask");
-    let row = |r: usize| (r * shape[1]..(r + 1) * shape[1]).filter(|i| mask[*i] == 1.0).map(|i| ids[i] as u32).collect();
-    (0..shape[0]).map(row).collect()
-}
-
-/// The first `tokens` rows of a golden tensor `[rows, width, d]`, for each row of the batch.
-fn expected(golden: &MemoryTensors, name: &str, batch: &TokenBatch) -> Vec<f32> {
-    let (shape, values) = &golden.tensors[name];
-    let d = shape[2];
-    (0..batch.rows()).flat_map(|r| values[r * shape[1] * d..][..batch.len(r) * d].to_vec()).collect()
-}
 
 fn run(model: &dyn LanguageModel, batch: &TokenBatch, capture: &mut Capture) -> Vec<f32> {
     let mut pass = Pass::new(batch.clone(), &model.device());
@@ -37,12 +22,12 @@ fn agrees(family: &str) {
     let sites = |module| (0..n_layers).map(move |layer| Site::new(layer, module));
     let mut capture = Capture::new(sites(Module::BlockInput).chain(sites(Module::BlockOutput)));
     let logits = run(model.as_ref(), &batch, &mut capture);
-    let want = expected(&golden, "logits", &batch);
+    let want = unpadded(&golden, "logits", &batch);
     println!("{family}: logits differ by up to {:e}", largest_difference(&logits, &want));
     assert_close(&logits, &want, 1e-4, "logits");
     // The last golden hidden state is taken behind the final norm, so it is not one of ours.
     for layer in 0..n_layers {
-        let want = expected(&golden, &format!("hidden_{layer}"), &batch);
+        let want = unpadded(&golden, &format!("hidden_{layer}"), &batch);
         assert_close(&values(capture.get(Site::new(layer, Module::BlockInput)).unwrap()), &want, 1e-4, "hidden state");
         if layer > 0 {
             assert_close(&values(capture.get(Site::new(layer - 1, Module::BlockOutput)).unwrap()), &want, 1e-4, "hidden state");

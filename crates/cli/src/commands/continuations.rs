@@ -1,6 +1,7 @@
 //! What a model writes after prompts, before and after an edit.
 
 use anyhow::Result;
+use easyedit::tokens::encode_prompt;
 use easyedit::{EditRequest, GenerationConfig, LanguageModel, generate};
 
 use crate::output::{Continuation, Role};
@@ -47,7 +48,7 @@ pub(super) fn compare(before: &dyn LanguageModel, after: &dyn LanguageModel, wat
 }
 
 fn continue_all(model: &dyn LanguageModel, watched: &[Watched]) -> Result<Vec<String>> {
-    let prompts: easyedit::Result<Vec<Vec<u32>>> = watched.iter().map(|one| Ok(model.tokenizer().encode(&one.prompt)?.ids)).collect();
+    let prompts: easyedit::Result<Vec<Vec<u32>>> = watched.iter().map(|one| encode_prompt(model, &one.prompt)).collect();
     let generated = generate(model, &prompts?, &GenerationConfig::greedy(TOKENS))?;
     Ok(generated.iter().map(|one| one.text(model)).collect::<easyedit::Result<_>>()?)
 }

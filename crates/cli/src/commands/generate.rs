@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use console::style;
+use easyedit::tokens::encode_prompt;
 use easyedit::{GenerationConfig, Sampling, apply_all, generate};
 use serde_json::{Value, json};
 
@@ -16,7 +17,7 @@ pub(super) fn run(context: &Context, arguments: &GenerateArguments) -> Result<()
     // The program ends with the edited model: nothing is reverted.
     let _applied = apply_all(&edits, &mut *model)?;
 
-    let prompts: easyedit::Result<Vec<Vec<u32>>> = arguments.prompt.iter().map(|text| Ok(model.tokenizer().encode(text)?.ids)).collect();
+    let prompts: easyedit::Result<Vec<Vec<u32>>> = arguments.prompt.iter().map(|text| encode_prompt(&*model, text)).collect();
     let config = GenerationConfig {
         max_new_tokens: arguments.max_new_tokens,
         sampling: sampling(arguments),

@@ -90,6 +90,7 @@ impl Toy {
                 },
                 mlp_out_layout: WeightLayout::OutIn,
                 tied_head: false,
+                encoder: None,
             },
             tokenizer: Tokenizer::new(tokenizer, vec![id(".")]),
             embedding: Tensor::from_data(TensorData::new(embedding, [n, n]), &device),

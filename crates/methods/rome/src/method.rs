@@ -60,6 +60,7 @@ impl Rome {
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<()> {
+        spec.check_decoder_only(RomeHparams::METHOD)?;
         let bare = |template: &str| template.trim_end_matches(".weight").to_owned();
         if bare(&self.hparams.rewrite_module_tmp) != spec.modules.mlp_out {
             return Err(Error::hparams(format!(

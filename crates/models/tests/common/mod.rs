@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Tensor;
-use easyedit_core::LanguageModel;
+use easyedit_core::{LanguageModel, TokenBatch};
 use easyedit_models::{Error, ModelConfig, Result, TensorSource, load_model};
 use safetensors::{Dtype, SafeTensors};
 
@@ -91,4 +91,19 @@ pub(crate) fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 pub(crate) fn assert_close(a: &[f32], b: &[f32], tolerance: f32, what: &str) {
     let difference = largest_difference(a, b);
     assert!(difference <= tolerance, "{what}: differs by up to {difference}");
+}
+
+/// Rows of the golden batch, without their pads.
+pub(crate) fn rows(golden: &MemoryTensors) -> Vec<Vec<u32>> {
+    let (shape, ids) = &golden.tensors["input_ids"];
+    let mask = golden.get("attention_mask");
+    let row = |r: usize| (r * shape[1]..(r + 1) * shape[1]).filter(|i| mask[*i] == 1.0).map(|i| ids[i] as u32).collect();
+    (0..shape[0]).map(row).collect()
+}
+
+/// A golden tensor `[rows, width, d]` without what stands at pads.
+pub(crate) fn unpadded(golden: &MemoryTensors, name: &str, batch: &TokenBatch) -> Vec<f32> {
+    let (shape, values) = &golden.tensors[name];
+    let d = shape[2];
+    (0..batch.rows()).flat_map(|r| values[r * shape[1] * d..][..batch.len(r) * d].to_vec()).collect()
 }
