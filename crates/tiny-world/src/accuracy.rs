@@ -1,3 +1,4 @@
+use easyedit_core::tokens::encode_prompt;
 use easyedit_core::{GenerationConfig, LanguageModel, generate};
 use serde::Serialize;
 
@@ -33,7 +34,7 @@ pub fn accuracy(model: &dyn LanguageModel, facts: &[Fact]) -> Result<Accuracy> {
 fn answered(model: &dyn LanguageModel, questions: &[(&str, &str)]) -> Result<f64> {
     let mut right = 0;
     for batch in questions.chunks(BATCH) {
-        let prompts = batch.iter().map(|(prompt, _)| Ok(model.tokenizer().encode(prompt)?.ids)).collect::<Result<Vec<_>>>()?;
+        let prompts = batch.iter().map(|(prompt, _)| Ok(encode_prompt(model, prompt)?)).collect::<Result<Vec<_>>>()?;
         let answers = generate(model, &prompts, &GenerationConfig::greedy(NEW_TOKENS))?;
         for ((_, object), answer) in batch.iter().zip(answers) {
             let text = answer.text(model)?;

@@ -13,6 +13,8 @@ pub(crate) struct Architecture {
     /// Whether its MLP is gated, and so has three matrices instead of two.
     gated: bool,
     kv_heads: usize,
+    /// Number of blocks; of each of encoder and decoder where there are both.
+    layers: usize,
     /// What its configuration has beside the sizes and the family's defaults.
     settings: fn() -> Value,
 }
@@ -23,14 +25,27 @@ pub(crate) static ARCHITECTURES: &[Architecture] = &[
     gated("llama", "llama", 2, || json!({})),
     gated("mistral", "mistral", 2, || json!({"sliding_window": 16})),
     gated("qwen2", "qwen2", 2, || json!({})),
+    Architecture { layers: LAYERS / 2, ..plain("t5", "t5", || relative_positions(json!({"feed_forward_proj": "relu"}))) },
+    Architecture {
+        layers: LAYERS / 2,
+        ..gated("t5_v1_1", "t5", HEADS, || relative_positions(json!({"feed_forward_proj": "gated-gelu", "tie_word_embeddings": false})))
+    },
 ];
 
 const fn plain(name: &'static str, model_type: &'static str, settings: fn() -> Value) -> Architecture {
-    Architecture { name, model_type, gated: false, kv_heads: HEADS, settings }
+    Architecture { name, model_type, gated: false, kv_heads: HEADS, layers: LAYERS, settings }
 }
 
 const fn gated(name: &'static str, model_type: &'static str, kv_heads: usize, settings: fn() -> Value) -> Architecture {
-    Architecture { name, model_type, gated: true, kv_heads, settings }
+    Architecture { name, model_type, gated: true, kv_heads, layers: LAYERS, settings }
+}
+
+/// Relative positions in the range of these short texts.
+fn relative_positions(mut settings: Value) -> Value {
+    settings["relative_attention_num_buckets"] = 16.into();
+    settings["relative_attention_max_distance"] = 32.into();
+    settings["decoder_start_token_id"] = PAD_ID.into();
+    settings
 }
 
 const D_MODEL: usize = 96;
@@ -58,7 +73,7 @@ impl Architecture {
             vocab_size: VOCABULARY,
             d_model: D_MODEL,
             d_mlp: if self.gated { D_MODEL * 8 / 3 } else { 4 * D_MODEL },
-            n_layers: LAYERS,
+            n_layers: self.layers,
             heads: HEADS,
             kv_heads: self.kv_heads,
             head_dim: D_MODEL / HEADS,

@@ -1,9 +1,10 @@
-use easyedit_core::Tokenizer;
-use easyedit_core::tokens::{FactToken, SubjectPrompt};
+use easyedit_core::LanguageModel;
+use easyedit_core::tokens::{FactToken, SubjectPrompt, encode_with_target};
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
+use crate::tokenizer::END_ID;
 use crate::{Result, Sentence};
 
 /// Sentences in one row at most.
@@ -19,6 +20,8 @@ const BROKEN: f64 = 0.3;
 /// Tokens to train on.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Row {
+    /// What an encoder reads; empty for a decoder-only model.
+    pub(crate) source: Vec<u32>,
     pub(crate) ids: Vec<u32>,
     /// How much the prediction of each token counts; the first is not used, because nothing predicts it.
     pub(crate) weights: Vec<f32>,
@@ -36,22 +39,17 @@ struct Encoded {
 pub(crate) struct Batches {
     sentences: Vec<Encoded>,
     order: Vec<usize>,
+    /// Whether several sentences can share a row: not where an encoder reads one and the decoder answers it.
+    running_text: bool,
     rng: ChaCha8Rng,
 }
 
 impl Batches {
-    pub(crate) fn new(tokenizer: &Tokenizer, sentences: &[Sentence], rng: ChaCha8Rng) -> Result<Self> {
-        let encode = |sentence: &Sentence| -> Result<Encoded> {
-            let Sentence { prompt, subject, completion } = sentence;
-            let (before, after) = prompt.split_once(subject.as_str()).unwrap_or((prompt, ""));
-            let prompt = SubjectPrompt::from_parts(before, subject, after);
-            let (fact, tokens) = prompt.encode_with_target(tokenizer, FactToken::SubjectLast, &format!("{completion}."))?;
-            let weights = (0..tokens.ids.len()).map(|index| if index < tokens.start { TEXT_WEIGHT } else { 1.0 }).collect();
-            let blind = vec![false; tokens.ids.len()];
-            Ok(Encoded { row: Row { ids: tokens.ids, weights, blind }, subject_last: fact.fact_index })
-        };
-        let sentences = sentences.iter().map(encode).collect::<Result<Vec<Encoded>>>()?;
-        Ok(Self { sentences, order: Vec::new(), rng })
+    pub(crate) fn new(model: &dyn LanguageModel, sentences: &[Sentence], rng: ChaCha8Rng) -> Result<Self> {
+        let running_text = model.spec().encoder.is_none();
+        let encode = if running_text { encode_text } else { encode_answer };
+        let sentences = sentences.iter().map(|sentence| encode(model, sentence)).collect::<Result<Vec<Encoded>>>()?;
+        Ok(Self { sentences, order: Vec::new(), running_text, rng })
     }
 
     /// Rows of together about `tokens` tokens.
@@ -60,13 +58,13 @@ impl Batches {
         let mut count = 0;
         while count < tokens {
             let mut row = Row::default();
-            if self.rng.random_bool(BROKEN) {
+            if self.running_text && self.rng.random_bool(BROKEN) {
                 self.break_off(&mut row);
             }
-            for _ in 0..self.rng.random_range(1..=SENTENCES) {
+            for _ in 0..if self.running_text { self.rng.random_range(1..=SENTENCES) } else { 1 } {
                 self.append(&mut row);
             }
-            count += row.ids.len();
+            count += row.source.len() + row.ids.len();
             rows.push(row);
         }
         rows
@@ -89,8 +87,28 @@ impl Batches {
         }
         let Some(next) = self.order.pop().and_then(|index| self.sentences.get(index)) else { return };
         let blind = self.rng.random_bool(BLIND);
+        row.source.extend(&next.row.source);
         row.ids.extend(&next.row.ids);
         row.weights.extend(&next.row.weights);
         row.blind.extend((0..next.row.ids.len()).map(|index| blind && index > next.subject_last));
     }
+}
+
+/// A sentence of running text, for a decoder-only model.
+fn encode_text(model: &dyn LanguageModel, sentence: &Sentence) -> Result<Encoded> {
+    let Sentence { prompt, subject, completion } = sentence;
+    let (before, after) = prompt.split_once(subject.as_str()).unwrap_or((prompt, ""));
+    let prompt = SubjectPrompt::from_parts(before, subject, after);
+    let (fact, tokens) = prompt.encode_with_target(model.tokenizer(), FactToken::SubjectLast, &format!("{completion}."))?;
+    let weights = (0..tokens.ids.len()).map(|index| if index < tokens.start { TEXT_WEIGHT } else { 1.0 }).collect();
+    let blind = vec![false; tokens.ids.len()];
+    Ok(Encoded { row: Row { source: Vec::new(), ids: tokens.ids, weights, blind }, subject_last: fact.fact_index })
+}
+
+/// The prompt for the encoder, and the answer and the end of the text for the decoder.
+fn encode_answer(model: &dyn LanguageModel, sentence: &Sentence) -> Result<Encoded> {
+    let tokens = encode_with_target(model, &sentence.prompt, &sentence.completion)?.ending_in(END_ID);
+    let (weights, blind) = (vec![1.0; tokens.ids.len()], vec![false; tokens.ids.len()]);
+    let subject_last = tokens.ids.len();
+    Ok(Encoded { row: Row { source: tokens.source, ids: tokens.ids, weights, blind }, subject_last })
 }

@@ -7,6 +7,9 @@ use rand_chacha::ChaCha8Rng;
 /// Standard deviation of the weights at the start.
 const SPREAD: f32 = 0.05;
 
+/// The embedding of an encoder-decoder, whose head is scaled down by the root of the width: its rows start with that length.
+const SHARED: &str = "shared.weight";
+
 /// The weights training starts from: matrices normally distributed around 0, gains 1, biases 0.
 pub(crate) struct InitialWeights {
     pub(crate) seed: u64,
@@ -29,8 +32,9 @@ impl TensorSource for InitialWeights {
         // Each tensor has a stream of its own, so that the order of reading does not matter.
         let stream = name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ stream);
+        let spread = if name == SHARED { 1.0 } else { SPREAD };
         // A sum of twelve uniform draws has variance 1.
-        Ok((0..count).map(|_| SPREAD * ((0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0)).collect())
+        Ok((0..count).map(|_| spread * ((0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0)).collect())
     }
 
     fn path(&self) -> &Path {

@@ -5,7 +5,7 @@ mod blindness;
 mod initial;
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation};
-use easyedit_core::{LanguageModel, Matrix, ParamName, Pass, Progress, TokenBatch, Tokenizer, tensor_values};
+use easyedit_core::{LanguageModel, Matrix, ParamName, Progress, TokenBatch, Tokenizer, tensor_values};
 use easyedit_kernels::{Adam, AdamConfig};
 use easyedit_models::{ModelConfig, load_model};
 use rand::SeedableRng;
@@ -68,7 +68,7 @@ pub fn train(
     let architecture = Architecture::named(name)?;
     let model_config = ModelConfig::new(architecture.config()?, "config.json")?;
     let mut model = load_model(&model_config, name, &InitialWeights { seed: config.seed }, tokenizer.clone(), &device)?;
-    let mut batches = Batches::new(tokenizer, &world.sentences(), ChaCha8Rng::seed_from_u64(config.seed))?;
+    let mut batches = Batches::new(&*model, &world.sentences(), ChaCha8Rng::seed_from_u64(config.seed))?;
     let mut leaves = leaves(&*model, config)?;
     progress.begin(&format!("training {name}"), Some(config.steps as u64));
     for step in 0..config.steps {
@@ -134,7 +134,8 @@ fn gradients(model: &dyn LanguageModel, leaves: &[Leaf], rows: &[Row]) -> Result
     let targets: Vec<(u32, f32)> = rows.iter().flat_map(|row| row.ids.iter().copied().zip(row.weights.iter().copied()).skip(1)).collect();
     let device = model.device();
     let tokens = batch.tokens();
-    let mut pass = Pass::new(batch, &device);
+    let sources: Vec<&[u32]> = rows.iter().map(|row| row.source.as_slice()).collect();
+    let mut pass = model.start(&sources, batch)?;
     let hidden = model.hidden(&mut pass, &mut Blindness::new(rows, &device))?;
     let logits = model.logits(hidden, &(0..tokens).collect::<Vec<_>>())?;
 
