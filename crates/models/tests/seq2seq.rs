@@ -234,21 +234,25 @@ fn check_gradient(what: &str, at: &Tensor<2>, loss: &dyn Fn(Tensor<2>) -> Tensor
         (number(loss(at.clone() + along.clone() * step)) - number(loss(at.clone() - along * step))) / (2.0 * step)
     };
     let unit: Vec<f32> = all.iter().map(|g| (f64::from(*g) / norm) as f32).collect();
-    let found = slope(&unit, 1e-2);
-    assert!((found - norm).abs() < 3e-3 * norm, "{what}: slope {found}, gradient {norm}");
+    // A small step: softmax and kinks bend the loss; and its rounding then shows in the slope.
+    let tolerance = 3e-3 * norm + 3e-3;
+    let found = slope(&unit, 1e-3);
+    assert!((found - norm).abs() < tolerance, "{what}: slope {found}, gradient {norm}");
     let largest = (0..all.len()).max_by(|a, b| all[*a].abs().total_cmp(&all[*b].abs())).unwrap();
     for dim in [largest, all.len() / 2, all.len() - 1] {
         let mut unit = vec![0f32; all.len()];
         unit[dim] = 1.0;
-        let found = slope(&unit, 1e-2);
-        assert!((found - f64::from(all[dim])).abs() < 3e-3 * norm, "{what} [{dim}]: slope {found}, gradient {}", all[dim]);
+        let found = slope(&unit, 1e-3);
+        assert!((found - f64::from(all[dim])).abs() < tolerance, "{what} [{dim}]: slope {found}, gradient {}", all[dim]);
     }
 }
 
 /// A weighted sum of the last logits of every row.
 fn weighted(model: &dyn LanguageModel, hidden: Tensor<2>, batch: &TokenBatch) -> Tensor<1> {
-    model.device().seed(13);
-    let direction = Tensor::<2>::random([batch.rows(), model.spec().vocab_size], Distribution::Uniform(-1.0, 1.0), &model.device());
+    // Not drawn: tests that run beside this one share the device's generator.
+    let shape = [batch.rows(), model.spec().vocab_size];
+    let direction: Vec<f32> = (0..shape[0] * shape[1]).map(|i| (i as f32 * 1.7).sin()).collect();
+    let direction = Tensor::<1>::from_floats(direction.as_slice(), &model.device()).reshape(shape);
     (model.logits(hidden, &batch.last_indices()).unwrap() * direction).sum()
 }
 
