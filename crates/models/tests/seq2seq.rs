@@ -7,7 +7,7 @@ use burn::tensor::{Distribution, Tensor};
 use common::{MemoryTensors, assert_close, largest_difference, values};
 use easyedit_core::{Capture, GenerationConfig, LanguageModel, Module, ParamName, Pass, Probe, Site, TokenBatch, generate};
 use easyedit_models::tiny::{tiny_config, tiny_model, tiny_model_from, tiny_tokenizer, write_tiny_checkpoint};
-use easyedit_models::{ModelConfig, load_model};
+use easyedit_models::{Checkpoint, ModelConfig, load_model};
 use serde_json::json;
 
 /// Tied and without a gate; with a head of its own and a gate.
@@ -377,6 +377,11 @@ fn a_written_checkpoint_is_the_model() {
         assert_eq!(all_logits(model.as_ref(), &sources(), &rows()), all_logits(original.as_ref(), &sources(), &rows()));
         let mut names: Vec<ParamName> = model.parameter_names();
         names.sort();
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        assert_eq!(checkpoint.load(&device).unwrap().spec().encoder, original.spec().encoder);
+        for name in &names {
+            assert_eq!(checkpoint.stored_name(name).unwrap().as_deref(), Some(name.as_str()));
+        }
         assert_eq!(names.iter().map(ParamName::as_str).collect::<Vec<_>>(), tensors.tensors.keys().collect::<Vec<_>>());
         for name in [&names[3], &"decoder.block.2.layer.2.DenseReluDense.wo.weight".into()] {
             let mut fewer = MemoryTensors { tensors: tensors.tensors.clone() };
