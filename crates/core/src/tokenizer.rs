@@ -101,3 +101,34 @@ impl Tokenizer {
         &self.inner
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_tokens_are_kept_behind_a_whole_text_alone() {
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "decoder": null,
+            "added_tokens": [], "pre_tokenizer": { "type": "Whitespace" },
+            "model": { "type": "WordLevel", "vocab": { "<s>": 0, "</s>": 1, "who": 2, "knows": 3 }, "unk_token": "who" },
+            "post_processor": {
+                "type": "TemplateProcessing", "pair": [],
+                "single": [
+                    { "SpecialToken": { "id": "<s>", "type_id": 0 } },
+                    { "Sequence": { "id": "A", "type_id": 0 } },
+                    { "SpecialToken": { "id": "</s>", "type_id": 0 } },
+                ],
+                "special_tokens": {
+                    "<s>": { "id": "<s>", "ids": [0], "tokens": ["<s>"] },
+                    "</s>": { "id": "</s>", "ids": [1], "tokens": ["</s>"] },
+                },
+            },
+        });
+        let tokenizer = Tokenizer::new(tokenizers::Tokenizer::from_bytes(json.to_string()).unwrap(), vec![1]);
+        assert_eq!(tokenizer.encode("who knows").unwrap().ids, [0, 2, 3]);
+        assert_eq!(tokenizer.encode_whole("who knows").unwrap(), [0, 2, 3, 1]);
+        assert_eq!(tokenizer.encode_bare("who knows").unwrap(), [2, 3]);
+        assert!(tokenizer.encode_bare("").unwrap().is_empty());
+    }
+}

@@ -7,7 +7,7 @@ use burn::tensor::{Distribution, Tensor};
 use common::{MemoryTensors, assert_close, largest_difference, values};
 use easyedit_core::{Capture, GenerationConfig, LanguageModel, Module, ParamName, Pass, Probe, Site, TokenBatch, generate};
 use easyedit_models::tiny::{tiny_config, tiny_model, tiny_model_from, tiny_tokenizer, write_tiny_checkpoint};
-use easyedit_models::{ModelConfig, load_model};
+use easyedit_models::{Checkpoint, ModelConfig, load_model};
 use serde_json::json;
 
 /// Tied and without a gate; with a head of its own and a gate.
@@ -234,21 +234,25 @@ fn check_gradient(what: &str, at: &Tensor<2>, loss: &dyn Fn(Tensor<2>) -> Tensor
         (number(loss(at.clone() + along.clone() * step)) - number(loss(at.clone() - along * step))) / (2.0 * step)
     };
     let unit: Vec<f32> = all.iter().map(|g| (f64::from(*g) / norm) as f32).collect();
-    let found = slope(&unit, 1e-2);
-    assert!((found - norm).abs() < 3e-3 * norm, "{what}: slope {found}, gradient {norm}");
+    // A small step: softmax and kinks bend the loss; and its rounding then shows in the slope.
+    let tolerance = 3e-3 * norm + 3e-3;
+    let found = slope(&unit, 1e-3);
+    assert!((found - norm).abs() < tolerance, "{what}: slope {found}, gradient {norm}");
     let largest = (0..all.len()).max_by(|a, b| all[*a].abs().total_cmp(&all[*b].abs())).unwrap();
     for dim in [largest, all.len() / 2, all.len() - 1] {
         let mut unit = vec![0f32; all.len()];
         unit[dim] = 1.0;
-        let found = slope(&unit, 1e-2);
-        assert!((found - f64::from(all[dim])).abs() < 3e-3 * norm, "{what} [{dim}]: slope {found}, gradient {}", all[dim]);
+        let found = slope(&unit, 1e-3);
+        assert!((found - f64::from(all[dim])).abs() < tolerance, "{what} [{dim}]: slope {found}, gradient {}", all[dim]);
     }
 }
 
 /// A weighted sum of the last logits of every row.
 fn weighted(model: &dyn LanguageModel, hidden: Tensor<2>, batch: &TokenBatch) -> Tensor<1> {
-    model.device().seed(13);
-    let direction = Tensor::<2>::random([batch.rows(), model.spec().vocab_size], Distribution::Uniform(-1.0, 1.0), &model.device());
+    // Not drawn: tests that run beside this one share the device's generator.
+    let shape = [batch.rows(), model.spec().vocab_size];
+    let direction: Vec<f32> = (0..shape[0] * shape[1]).map(|i| (i as f32 * 1.7).sin()).collect();
+    let direction = Tensor::<1>::from_floats(direction.as_slice(), &model.device()).reshape(shape);
     (model.logits(hidden, &batch.last_indices()).unwrap() * direction).sum()
 }
 
@@ -373,6 +377,11 @@ fn a_written_checkpoint_is_the_model() {
         assert_eq!(all_logits(model.as_ref(), &sources(), &rows()), all_logits(original.as_ref(), &sources(), &rows()));
         let mut names: Vec<ParamName> = model.parameter_names();
         names.sort();
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        assert_eq!(checkpoint.load(&device).unwrap().spec().encoder, original.spec().encoder);
+        for name in &names {
+            assert_eq!(checkpoint.stored_name(name).unwrap().as_deref(), Some(name.as_str()));
+        }
         assert_eq!(names.iter().map(ParamName::as_str).collect::<Vec<_>>(), tensors.tensors.keys().collect::<Vec<_>>());
         for name in [&names[3], &"decoder.block.2.layer.2.DenseReluDense.wo.weight".into()] {
             let mut fewer = MemoryTensors { tensors: tensors.tensors.clone() };
