@@ -389,25 +389,6 @@ fn bad_configurations_are_errors() {
     fails("llama", "rope_scaling", json!({"rope_type": "yarn"}));
     fails("llama", "rms_norm_eps", json!(-1.0));
     fails("llama", "hidden_act", json!("sillu"));
-    for (key, value) in [("rotary_dim", json!(3)), ("rotary_dim", json!(10)), ("n_embd", json!(34)), ("activation_function", json!("gelo"))]
-    {
-        fails("gptj", key, value);
-    }
-    for (key, value) in [("rotary_pct", json!(0.4)), ("rotary_pct", json!(2.0)), ("rotary_emb_base", json!(0)), ("hidden_size", json!(34))]
-    {
-        fails("gpt_neox", key, value);
-    }
-    for (key, value) in [("window_size", json!(0)), ("attention_types", json!([[["global"], 2]])), ("num_heads", json!(5))] {
-        fails("gpt_neo", key, value);
-    }
-    for (key, value) in [
-        ("do_layer_norm_before", json!(false)),
-        ("word_embed_proj_dim", json!(16)),
-        ("_remove_final_layer_norm", json!(true)),
-        ("ffn_dim", json!(null)),
-    ] {
-        fails("opt", key, value);
-    }
     fails("gpt2", "n_embd", json!(34));
     fails("gpt2", "vocab_size", json!(200));
 }

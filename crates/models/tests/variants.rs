@@ -129,3 +129,33 @@ fn opt_heeds_its_biases_and_norms() {
     assert!(model.embed(&too_long).unwrap_err().to_string().contains("512 positions"));
     assert_ne!(plain, logits("opt", json!({"activation_function": "gelu"})));
 }
+
+#[test]
+fn configurations_that_do_not_hold_together_are_errors() {
+    let device = easyedit_core::device::select("cpu").unwrap();
+    let fails = |family: &str, key: &str, value: Value| {
+        let mut config = tiny_config(family).unwrap();
+        config.as_object_mut().unwrap().insert(key.into(), value);
+        let message = tiny_model_from(config, 0, &device).map(|_| ()).unwrap_err().to_string();
+        assert!(message.contains(key), "{message}");
+    };
+    for (key, value) in [("rotary_dim", json!(3)), ("rotary_dim", json!(10)), ("n_embd", json!(34)), ("activation_function", json!("gelo"))]
+    {
+        fails("gptj", key, value);
+    }
+    for (key, value) in [("rotary_pct", json!(0.4)), ("rotary_pct", json!(2.0)), ("rotary_emb_base", json!(0)), ("hidden_size", json!(34))]
+    {
+        fails("gpt_neox", key, value);
+    }
+    for (key, value) in [("window_size", json!(0)), ("attention_types", json!([[["global"], 2]])), ("num_heads", json!(5))] {
+        fails("gpt_neo", key, value);
+    }
+    for (key, value) in [
+        ("do_layer_norm_before", json!(false)),
+        ("word_embed_proj_dim", json!(16)),
+        ("_remove_final_layer_norm", json!(true)),
+        ("ffn_dim", json!(null)),
+    ] {
+        fails("opt", key, value);
+    }
+}
