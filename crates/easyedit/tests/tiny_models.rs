@@ -11,7 +11,7 @@ use easyedit::{
     hparams,
 };
 
-const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "gpt2"];
+const FAMILIES: [&str; 8] = ["llama", "mistral", "qwen2", "gpt2", "gptj", "gpt_neox", "gpt_neo", "opt"];
 
 fn requests() -> Vec<EditRequest> {
     let facts = [("Ada Quill", "speaks", "Welsh"), ("Mill Bridge", "was built long ago by", "Bo"), ("Norland", "has the capital", "Tarn")];
@@ -69,7 +69,7 @@ fn one_request_alone_and_among_others_is_answered_alike() {
 
 #[test]
 fn rome_changes_one_weight_the_same_way_for_the_same_seed() {
-    for family in ["llama", "qwen2", "gpt2"] {
+    for family in ["llama", "qwen2", "gpt2", "gptj", "gpt_neox", "gpt_neo", "opt"] {
         let requests = &requests()[..2];
         let (before, session) = run(family, Mode::Independent, requests);
         let (_, again) = run(family, Mode::Independent, requests);

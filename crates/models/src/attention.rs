@@ -1,6 +1,8 @@
 use burn::tensor::{Tensor, activation};
 use easyedit_core::{KeyValue, Pass};
 
+use crate::Shape;
+
 /// Shape of a multi-head attention in which groups of query heads share their keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attention {
@@ -13,6 +15,11 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
+    /// The attention of a model of this shape.
+    pub(crate) fn of(shape: &Shape) -> Self {
+        Self { heads: shape.heads, kv_heads: shape.kv_heads, head_dim: shape.head_dim }
+    }
+
     /// Factor of the scores.
     pub(crate) fn scale(&self) -> f64 {
         1.0 / (self.head_dim as f64).sqrt()

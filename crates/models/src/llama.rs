@@ -12,7 +12,7 @@ use crate::linear::Linear;
 use crate::loader::Loader;
 use crate::norm::RmsNorm;
 use crate::parameters::parameters;
-use crate::rotary::{Rotary, RotaryShape, Rotation};
+use crate::rotary::{Rotary, RotaryShape, Rotations};
 use crate::shape::ShapeKeys;
 use crate::{ModelConfig, Result, Shape, TensorSource};
 
@@ -176,16 +176,10 @@ fn load(
     }
     let norm = RmsNorm::load(&loader, "model.norm", d_model, epsilon)?;
     let head = if tied_head { None } else { Some(loader.matrix("lm_head.weight", [vocab_size, d_model])?) };
-    let attention = Attention { heads, kv_heads, head_dim };
+    let attention = Attention::of(&shape);
     let spec = shape.spec(config, name, module_names(tied_head), WeightLayout::OutIn, tied_head);
     let network = Llama { embedding, blocks, norm, head, rotary, attention, activation };
     Ok(Box::new(Decoder { spec, tokenizer, device: device.clone(), learned_positions: false, network }))
-}
-
-/// Rotations of queries (with the scale of the scores) and of keys.
-struct Rotations {
-    query: Rotation,
-    key: Rotation,
 }
 
 impl Network for Llama {
@@ -196,7 +190,7 @@ impl Network for Llama {
     }
 
     fn shared(&self, pass: &Pass) -> Rotations {
-        Rotations { query: self.rotary.at(pass.positions(), self.attention.scale()), key: self.rotary.at(pass.positions(), 1.0) }
+        self.rotary.for_attention(pass.positions(), self.attention.scale())
     }
 
     fn block(&self, layer: usize, hidden: Tensor<2>, shared: &Rotations, pass: &mut Pass, probe: &mut dyn Probe) -> Tensor<2> {

@@ -17,6 +17,10 @@ impl<'a> Loader<'a> {
         Self { tensors, device, base }
     }
 
+    pub(crate) fn device(&self) -> &Device {
+        self.device
+    }
+
     pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Tensor<2>> {
         let values = self.read(name, &shape)?;
         Ok(Tensor::from_data(TensorData::new(values, shape), self.device))

@@ -39,8 +39,9 @@ impl RmsNorm {
 /// Ba, Kiros and Hinton, "Layer Normalization", 2016.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerNorm {
-    weight: Tensor<1>,
-    bias: Tensor<1>,
+    /// `w` and `b`; without them, 1 and 0.
+    weight: Option<Tensor<1>>,
+    bias: Option<Tensor<1>>,
     epsilon: f64,
     mean: Mean,
 }
@@ -51,15 +52,21 @@ impl LayerNorm {
     pub(crate) fn load(loader: &Loader<'_>, name: &str, width: usize, epsilon: f64) -> Result<Self> {
         let weight = loader.vector(&join(name, "weight"), width)?;
         let bias = loader.vector(&join(name, "bias"), width)?;
-        let mean = Mean::new(width, &weight.device());
-        Ok(Self { weight, bias, epsilon, mean })
+        Ok(Self { weight: Some(weight), bias: Some(bias), ..Self::without_parameters(loader.device(), width, epsilon) })
+    }
+
+    /// A norm that has neither weight nor bias.
+    pub(crate) fn without_parameters(device: &Device, width: usize, epsilon: f64) -> Self {
+        Self { weight: None, bias: None, epsilon, mean: Mean::new(width, device) }
     }
 
     /// Normalises each row of `x: [tokens, width]`.
     pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let centred = x.clone() - self.mean.of(x);
         let scale = self.mean.of(centred.clone() * centred.clone()).add_scalar(self.epsilon).sqrt().recip();
-        centred * scale * self.weight.clone().unsqueeze() + self.bias.clone().unsqueeze()
+        let normed = centred * scale;
+        let weighted = if let Some(weight) = &self.weight { normed * weight.clone().unsqueeze() } else { normed };
+        if let Some(bias) = &self.bias { weighted + bias.clone().unsqueeze() } else { weighted }
     }
 }
 
@@ -99,7 +106,9 @@ mod tests {
         let rms = RmsNorm { weight: weight.clone(), epsilon: 0.0, mean: mean.clone() };
         let root = 12.5f32.sqrt();
         close(rms.forward(x.clone()), &[3.0 / root, 8.0 / root, 0.0, 4.0 / 2f32.sqrt()]);
-        let layer = LayerNorm { weight, bias: Tensor::from_floats([0.5, 0.0], &device), epsilon: 0.0, mean };
-        close(layer.forward(x), &[-0.5, 2.0, -0.5, 2.0]);
+        let bias = Tensor::from_floats([0.5, 0.0], &device);
+        let layer = LayerNorm { weight: Some(weight), bias: Some(bias), epsilon: 0.0, mean };
+        close(layer.forward(x.clone()), &[-0.5, 2.0, -0.5, 2.0]);
+        close(LayerNorm::without_parameters(&device, 2, 0.0).forward(x), &[-1.0, 1.0, -1.0, 1.0]);
     }
 }

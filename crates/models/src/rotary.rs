@@ -111,6 +111,17 @@ impl Rotary {
         let table = |values| Tensor::from_data(TensorData::new(values, [positions.len(), 1, head_dim]), &device);
         Rotation { cos: table(cos), sin: table(sin), quarter_turn: self.quarter_turn.clone() }
     }
+
+    /// The rotations for the queries, with the scale of the scores, and for the keys of tokens at `positions`.
+    pub(crate) fn for_attention(&self, positions: &[usize], scale: f64) -> Rotations {
+        Rotations { query: self.at(positions, scale), key: self.at(positions, 1.0) }
+    }
+}
+
+/// Rotations of queries (with the scale of the scores) and of keys.
+pub(crate) struct Rotations {
+    pub(crate) query: Rotation,
+    pub(crate) key: Rotation,
 }
 
 /// The rotations of the tokens of one pass.

@@ -103,3 +103,51 @@ impl Shape {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::family;
+
+    #[test]
+    fn configurations_of_public_models_give_their_sizes() {
+        let gpt_neox = |layers: usize, width: usize, heads: usize, vocabulary: usize| {
+            json!({"model_type": "gpt_neox", "hidden_act": "gelu", "hidden_size": width, "intermediate_size": 4 * width,
+                   "layer_norm_eps": 1e-5, "max_position_embeddings": 2048, "num_attention_heads": heads, "num_hidden_layers": layers,
+                   "rotary_emb_base": 10000, "rotary_pct": 0.25, "use_parallel_residual": true, "vocab_size": vocabulary})
+        };
+        // vocab_size, d_model, d_mlp, n_layers, heads, head_dim, max_positions
+        let cases = [
+            (
+                "GPT-J 6B",
+                json!({"model_type": "gptj", "n_embd": 4096, "n_head": 16, "n_inner": null, "n_layer": 28, "n_positions": 2048,
+                       "rotary": true, "rotary_dim": 64, "vocab_size": 50400, "tie_word_embeddings": false}),
+                [50400, 4096, 16384, 28, 16, 256, 2048],
+            ),
+            ("Pythia 70M", gpt_neox(6, 512, 8, 50304), [50304, 512, 2048, 6, 8, 64, 2048]),
+            ("GPT-NeoX 20B", gpt_neox(44, 6144, 64, 50432), [50432, 6144, 24576, 44, 64, 96, 2048]),
+            (
+                "GPT-Neo 125M",
+                json!({"model_type": "gpt_neo", "attention_types": [[["global", "local"], 6]], "hidden_size": 768,
+                       "intermediate_size": null, "max_position_embeddings": 2048, "num_heads": 12, "num_layers": 12,
+                       "vocab_size": 50257, "window_size": 256}),
+                [50257, 768, 3072, 12, 12, 64, 2048],
+            ),
+            (
+                "OPT 125M",
+                json!({"model_type": "opt", "do_layer_norm_before": true, "ffn_dim": 3072, "hidden_size": 768,
+                       "max_position_embeddings": 2048, "num_attention_heads": 12, "num_hidden_layers": 12, "vocab_size": 50272,
+                       "word_embed_proj_dim": 768}),
+                [50272, 768, 3072, 12, 12, 64, 2048],
+            ),
+        ];
+        for (name, config, [vocab_size, d_model, d_mlp, n_layers, heads, head_dim, max_positions]) in cases {
+            let config = ModelConfig::new(config, "config.json").unwrap();
+            let got = Shape::read(&config, &family(config.model_type()).unwrap().keys).unwrap();
+            let want = Shape { vocab_size, d_model, d_mlp, n_layers, heads, kv_heads: heads, head_dim, max_positions };
+            assert_eq!(got, want, "{name}");
+        }
+    }
+}

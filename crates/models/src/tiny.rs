@@ -65,9 +65,19 @@ pub fn tiny_config(family: &str) -> Result<Value> {
         if keys.contains_key("decoder_start_token_id") {
             keys.insert("decoder_start_token_id".into(), END_OF_TEXT.1.into());
         }
-        if family == "mistral" {
-            keys.insert("sliding_window".into(), 6.into());
-        }
+        // What makes a family special shows at this size.
+        let (key, value) = match family {
+            "mistral" => ("sliding_window", json!(6)),
+            "gptj" => ("rotary_dim", json!(4)),
+            "gpt_neox" => ("rotary_pct", json!(0.5)),
+            "gpt_neo" => {
+                keys.insert("window_size".into(), 6.into());
+                ("attention_types", json!([[["global", "local"], 1], [["global"], 1]]))
+            }
+            "opt" => ("word_embed_proj_dim", json!(32)),
+            _ => ("use_cache", json!(true)),
+        };
+        keys.insert(key.into(), value);
     }
     Ok(config)
 }

@@ -64,6 +64,55 @@ fn qwen2() {
 }
 
 #[test]
+fn gptj() {
+    agrees("gptj");
+}
+
+#[test]
+fn gpt_neox() {
+    agrees("gpt_neox");
+}
+
+#[test]
+fn gpt_neo_with_its_windows() {
+    agrees("gpt_neo");
+}
+
+#[test]
+fn opt() {
+    agrees("opt");
+}
+
+#[test]
+fn opt_files_without_the_prefix_load_too() {
+    let Some(folder) = shared("fixtures/opt") else { return };
+    let with = load(&folder);
+    let mut tensors = MemoryTensors::open(&folder.join("model.safetensors"));
+    tensors.tensors = tensors.tensors.into_iter().map(|(name, t)| (name.trim_start_matches("model.").to_owned(), t)).collect();
+    let config = easyedit_models::ModelConfig::read(&folder.join("config.json")).unwrap();
+    let tokenizer = easyedit_models::tiny::tiny_tokenizer().unwrap();
+    let without = easyedit_models::load_model(&config, "bare", &tensors, tokenizer, &with.device()).unwrap();
+    let batch = TokenBatch::new(&[vec![3, 1, 4, 1, 5]]).unwrap();
+    let logits = |model: &dyn LanguageModel| run(model, &batch, &mut Capture::new([]));
+    assert_eq!(logits(with.as_ref()), logits(without.as_ref()));
+}
+
+#[test]
+fn gptj_files_with_the_buffers_of_old_checkpoints_load_too() {
+    let Some(folder) = shared("fixtures/gptj") else { return };
+    let plain = load(&folder);
+    let mut tensors = MemoryTensors::open(&folder.join("model.safetensors"));
+    for layer in 0..plain.spec().n_layers {
+        tensors.tensors.insert(format!("transformer.h.{layer}.attn.bias"), (vec![1, 1, 4, 4], vec![1.0; 16]));
+        tensors.tensors.insert(format!("transformer.h.{layer}.attn.masked_bias"), (vec![], vec![-1e9]));
+    }
+    let config = easyedit_models::ModelConfig::read(&folder.join("config.json")).unwrap();
+    let tokenizer = easyedit_models::tiny::tiny_tokenizer().unwrap();
+    let with_buffers = easyedit_models::load_model(&config, "old", &tensors, tokenizer, &plain.device()).unwrap();
+    assert_eq!(plain.parameter_names(), with_buffers.parameter_names());
+}
+
+#[test]
 fn gpt2_files_without_the_prefix_load_too() {
     let Some(folder) = shared("fixtures/gpt2") else { return };
     let with = load(&folder);

@@ -7,10 +7,14 @@ use burn::tensor::{Distribution, Tensor};
 use common::{MemoryTensors, assert_close, values};
 use easyedit_core::{Capture, GenerationConfig, LanguageModel, Module, ParamName, Pass, Probe, Site, TokenBatch, generate};
 use easyedit_models::tiny::{tiny_config, tiny_model, tiny_model_from, tiny_tokenizer, write_tiny_checkpoint};
-use easyedit_models::{ModelConfig, load_model};
+use easyedit_models::{ModelConfig, families, load_model};
 use serde_json::json;
 
-const FAMILIES: [&str; 4] = ["llama", "gpt2", "mistral", "qwen2"];
+/// The decoder-only types of every family.
+fn decoder_types() -> impl Iterator<Item = &'static str> {
+    let types = families().iter().flat_map(|family| family.model_types.iter().copied());
+    types.filter(|model_type| tiny_config(model_type).unwrap()["is_encoder_decoder"] != true)
+}
 
 fn rows() -> Vec<Vec<u32>> {
     vec![(0..11).map(|i| i * 23 % 257).collect(), vec![5, 6, 7], (0..8).map(|i| 250 - i).collect()]
@@ -25,7 +29,7 @@ fn all_logits(model: &dyn LanguageModel, rows: &[Vec<u32>]) -> Vec<f32> {
 
 #[test]
 fn a_ragged_batch_is_each_row_alone() {
-    for family in FAMILIES {
+    for family in decoder_types() {
         let model = tiny_model(family, 1).unwrap();
         let together = all_logits(model.as_ref(), &rows());
         let alone: Vec<f32> = rows().iter().flat_map(|row| all_logits(model.as_ref(), std::slice::from_ref(row))).collect();
@@ -35,7 +39,7 @@ fn a_ragged_batch_is_each_row_alone() {
 
 #[test]
 fn later_tokens_do_not_matter() {
-    for family in FAMILIES {
+    for family in decoder_types() {
         let model = tiny_model(family, 2).unwrap();
         let row = rows().remove(0);
         let whole = all_logits(model.as_ref(), std::slice::from_ref(&row));
@@ -52,7 +56,7 @@ fn later_tokens_do_not_matter() {
 
 #[test]
 fn layers_can_be_run_in_parts() {
-    for family in FAMILIES {
+    for family in decoder_types() {
         let model = tiny_model(family, 3).unwrap();
         let mut pass = Pass::new(TokenBatch::new(&rows()).unwrap(), &model.device());
         let whole = model.hidden(&mut pass, &mut ()).unwrap();
@@ -71,7 +75,7 @@ fn layers_can_be_run_in_parts() {
 
 #[test]
 fn a_cached_continuation_is_the_full_pass() {
-    for family in FAMILIES {
+    for family in decoder_types() {
         let model = tiny_model(family, 4).unwrap();
         let device = model.device();
         let starts: Vec<Vec<u32>> = rows().iter().map(|row| row[..row.len() - 2].to_vec()).collect();
@@ -94,7 +98,7 @@ fn a_cached_continuation_is_the_full_pass() {
 
 #[test]
 fn generation_with_the_cache_is_generation_without() {
-    for family in FAMILIES {
+    for family in decoder_types() {
         let model = tiny_model(family, 5).unwrap();
         let config = GenerationConfig { ignore_eos: true, ..GenerationConfig::greedy(12) };
         let cached = generate(model.as_ref(), &rows(), &config).unwrap();
@@ -135,7 +139,7 @@ impl Probe for Recorder {
 
 #[test]
 fn probes_are_called_in_order_and_may_stop_the_pass() {
-    for family in FAMILIES {
+    for family in decoder_types() {
         let model = tiny_model(family, 6).unwrap();
         let (d, d_mlp) = (model.spec().d_model, model.spec().d_mlp);
         let batch = TokenBatch::new(&rows()).unwrap();
@@ -157,7 +161,7 @@ fn probes_are_called_in_order_and_may_stop_the_pass() {
 
 #[test]
 fn what_a_probe_returns_is_what_the_model_goes_on_with() {
-    for family in FAMILIES {
+    for family in decoder_types() {
         let model = tiny_model(family, 7).unwrap();
         let run = |site: Site| {
             let mut pass = Pass::new(TokenBatch::new(&rows()).unwrap(), &model.device());
@@ -175,7 +179,7 @@ fn what_a_probe_returns_is_what_the_model_goes_on_with() {
 
 #[test]
 fn block_outputs_are_sums() {
-    for family in FAMILIES {
+    for family in decoder_types() {
         let model = tiny_model(family, 8).unwrap();
         let modules = [Module::BlockInput, Module::AttentionOutput, Module::MlpOutput, Module::BlockOutput];
         let mut capture = Capture::new(modules.map(|module| Site::new(1, module)));
@@ -187,15 +191,16 @@ fn block_outputs_are_sums() {
 
 #[test]
 fn keys_times_the_out_projection_are_the_mlp_output() {
-    for family in FAMILIES {
+    for family in decoder_types() {
         let model = tiny_model(family, 9).unwrap();
         let mut capture = Capture::new([Module::MlpKey, Module::MlpOutput].map(|module| Site::new(2, module)));
         model.hidden(&mut Pass::new(TokenBatch::new(&rows()).unwrap(), &model.device()), &mut capture).unwrap();
         let weight = model.weight(&model.spec().mlp_out_weight(2)).unwrap();
-        let (weight, bias) = match model.spec().mlp_out_layout {
-            easyedit_core::WeightLayout::OutIn => (weight.transpose(), None),
-            easyedit_core::WeightLayout::InOut => (weight, Some(model.weight(&"transformer.h.2.mlp.c_proj.bias".into()).unwrap())),
+        let weight = match model.spec().mlp_out_layout {
+            easyedit_core::WeightLayout::OutIn => weight.transpose(),
+            easyedit_core::WeightLayout::InOut => weight,
         };
+        let bias = model.weight(&format!("{}.bias", model.spec().modules.mlp_out.replace("{}", "2")).as_str().into()).ok();
         let mut product = capture.take(Site::new(2, Module::MlpKey)).unwrap().matmul(weight);
         if let Some(bias) = bias {
             product = product + bias;
@@ -206,7 +211,7 @@ fn keys_times_the_out_projection_are_the_mlp_output() {
 
 #[test]
 fn weights_can_be_replaced_and_put_back() {
-    for family in FAMILIES {
+    for family in decoder_types() {
         let model = tiny_model(family, 10).unwrap();
         let before = all_logits(model.as_ref(), &rows());
         model.device().seed(10);
@@ -217,7 +222,9 @@ fn weights_can_be_replaced_and_put_back() {
             edited.set_weight(&name, changed.clone()).unwrap();
             assert_close(&values(&edited.weight(&name).unwrap()), &values(&changed), 0.0, name.as_str());
             let change = common::largest_difference(&before, &all_logits(edited.as_ref(), &rows()));
-            assert!(change > 1e-5, "{family}: {name} does not matter");
+            // Without rotations between, a bias of the keys adds the same to all scores of a query, which the softmax takes away.
+            let cancels = family == "opt" && name.as_str().ends_with("k_proj.bias");
+            assert!(change > 1e-5 || cancels, "{family}: {name} does not matter");
             assert_eq!(all_logits(model.as_ref(), &rows()), before, "a clone's weights are its own");
             edited.set_weight(&name, weight).unwrap();
             assert_eq!(all_logits(edited.as_ref(), &rows()), before);
@@ -227,7 +234,7 @@ fn weights_can_be_replaced_and_put_back() {
 
 #[test]
 fn wrong_parameters_are_errors_with_a_hint() {
-    for family in FAMILIES {
+    for family in decoder_types() {
         let mut model = tiny_model(family, 11).unwrap();
         let name = model.spec().mlp_out_weight(0);
         let [rows, cols] = model.weight(&name).unwrap().dims();
@@ -242,7 +249,7 @@ fn wrong_parameters_are_errors_with_a_hint() {
 
 #[test]
 fn bad_passes_are_errors() {
-    for family in FAMILIES {
+    for family in decoder_types() {
         let model = tiny_model(family, 12).unwrap();
         let device = model.device();
         let pass = |ids: Vec<u32>| Pass::new(TokenBatch::new(&[ids]).unwrap(), &device);
@@ -266,9 +273,14 @@ fn bad_passes_are_errors() {
 
 #[test]
 fn gradients_match_finite_differences() {
-    for family in FAMILIES {
-        let model = tiny_model(family, 13).unwrap();
-        let device = model.device();
+    for family in decoder_types() {
+        let device = easyedit_core::device::select("cpu").unwrap();
+        let mut config = tiny_config(family).unwrap();
+        if config["activation_function"] == "relu" {
+            // Differences across the kinks of the function are no derivatives.
+            config["activation_function"] = json!("gelu_new");
+        }
+        let model = tiny_model_from(config, 13, &device).unwrap();
         let d = model.spec().d_model;
         // The prefix is cached without gradients, as value optimisation does; the rest is ragged.
         let prefix: Vec<Vec<u32>> = rows().iter().map(|row| row[..row.len() - 2].to_vec()).collect();
@@ -400,7 +412,7 @@ fn unknown_families_get_a_suggestion() {
 #[test]
 fn a_written_checkpoint_is_the_model() {
     let device = easyedit_core::device::select("cpu").unwrap();
-    for family in FAMILIES {
+    for family in decoder_types() {
         let folder = tempfile::tempdir().unwrap();
         write_tiny_checkpoint(family, 16, folder.path()).unwrap();
         let tensors = MemoryTensors::open(&folder.path().join("model.safetensors"));

@@ -25,6 +25,10 @@ pub(crate) static ARCHITECTURES: &[Architecture] = &[
     gated("llama", "llama", 2, || json!({})),
     gated("mistral", "mistral", 2, || json!({"sliding_window": 16})),
     gated("qwen2", "qwen2", 2, || json!({})),
+    plain("gptj", "gptj", || json!({"rotary_dim": 12})),
+    plain("gpt_neox", "gpt_neox", || json!({"rotary_pct": 0.5})),
+    plain("gpt_neo", "gpt_neo", || json!({"window_size": 16, "attention_types": [[["global", "local"], LAYERS / 2]]})),
+    plain("opt", "opt", || json!({"word_embed_proj_dim": D_MODEL})),
     Architecture { layers: LAYERS / 2, ..plain("t5", "t5", || relative_positions(json!({"feed_forward_proj": "relu"}))) },
     Architecture {
         layers: LAYERS / 2,

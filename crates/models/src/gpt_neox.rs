@@ -1,0 +1,103 @@
+//! GPT-NeoX: attention and MLP side by side, each on its own norm, partly rotary positions, and a projection to queries, keys and
+//! values that is fused head by head.
+
+use burn::tensor::Device;
+use easyedit_core::{LanguageModel, Tokenizer, Visibility, WeightLayout};
+use serde_json::json;
+
+use crate::activation::Activation;
+use crate::attention::Attention;
+use crate::families::Family;
+use crate::plain_block::{BlockForm, BlockNames, ProjectionNames};
+use crate::plain_decoder::{Biases, PlainNames, Plan, PositionKind};
+use crate::rotary::{Pairing, Rotary, RotaryShape};
+use crate::shape::ShapeKeys;
+use crate::{ModelConfig, Result, Shape, TensorSource};
+
+pub(crate) static FAMILY: Family = Family {
+    name: "GPT-NeoX",
+    model_types: &["gpt_neox"],
+    description: "Pythia, GPT-NeoX 20B, Dolly 2 and RedPajama-INCITE",
+    base: NAMES.base,
+    modules: |tied_head| NAMES.modules(tied_head),
+    load,
+    keys: ShapeKeys {
+        vocab_size: "vocab_size",
+        d_model: "hidden_size",
+        d_mlp: "intermediate_size",
+        d_mlp_factor: None,
+        n_layers: "num_hidden_layers",
+        heads: "num_attention_heads",
+        kv_heads: None,
+        head_dim: None,
+        max_positions: "max_position_embeddings",
+    },
+    new_config: |_| {
+        json!({"architectures": ["GPTNeoXForCausalLM"], "hidden_act": "gelu", "layer_norm_eps": 1e-5, "rotary_pct": 1.0,
+               "rotary_emb_base": 10_000, "use_parallel_residual": true, "tie_word_embeddings": false})
+    },
+};
+
+static NAMES: PlainNames = PlainNames {
+    base: "gpt_neox.",
+    tokens: "gpt_neox.embed_in",
+    positions: "",
+    blocks: "gpt_neox.layers",
+    block: BlockNames {
+        input_norm: "input_layernorm",
+        projections: ProjectionNames::FusedByHead("attention.query_key_value"),
+        attention_out: "attention.dense",
+        mlp_norm: Some("post_attention_layernorm"),
+        mlp_in: "mlp.dense_h_to_4h",
+        mlp_out: "mlp.dense_4h_to_h",
+    },
+    attention: "attention",
+    mlp: "mlp",
+    norm: "gpt_neox.final_layer_norm",
+    head: "embed_out",
+};
+
+/// Loads a model of the family.
+fn load(
+    config: &ModelConfig,
+    name: &str,
+    tensors: &dyn TensorSource,
+    tokenizer: Tokenizer,
+    device: &Device,
+) -> Result<Box<dyn LanguageModel>> {
+    let shape = Shape::read(config, &FAMILY.keys)?;
+    let attention = Attention::of(&shape);
+    let share = config.positive_or("rotary_pct", 0.25)?;
+    if share > 1.0 {
+        return Err(config.error("rotary_pct", format!("is {share}, more than the whole of a head, 1")));
+    }
+    let rotated = (shape.head_dim as f64 * share) as usize;
+    if rotated == 0 || !rotated.is_multiple_of(2) {
+        let message = format!("is {share}, which makes {rotated} of a head's {} dimensions; it has to be an even number", shape.head_dim);
+        return Err(config.error("rotary_pct", message));
+    }
+    // The older key; where a configuration has both, transformers heeds this one.
+    let theta_key = if config.get("rotary_emb_base").is_some() { "rotary_emb_base" } else { "rope_theta" };
+    let rotary_shape = RotaryShape { head_dim: shape.head_dim, rotated, pairing: Pairing::Halves, theta_key };
+    let rotary = Rotary::of(config, &rotary_shape, device)?;
+    let form = BlockForm {
+        attention,
+        visibility: Visibility::Causal,
+        query_scale: 1.0,
+        activation: Activation::of(config, "hidden_act", "gelu")?,
+        parallel: config.flag_or("use_parallel_residual", true)?,
+    };
+    let attention_bias = config.flag_or("attention_bias", true)?;
+    let plan = Plan {
+        names: &NAMES,
+        shape,
+        forms: vec![form; shape.n_layers],
+        positions: PositionKind::Rotary(&rotary),
+        layout: WeightLayout::OutIn,
+        biases: Biases { projections: attention_bias, attention_out: attention_bias, mlp: true, head: false },
+        tied_head: config.flag_or("tie_word_embeddings", false)?,
+        epsilon: config.positive_or("layer_norm_eps", 1e-5)?,
+        affine_norms: true,
+    };
+    plan.load(config, name, tensors, tokenizer, device)
+}
