@@ -84,7 +84,9 @@ pub fn verify(model: &dyn LanguageModel, golden: &Path, tolerance: f32) -> Resul
         let width = if name == golden::LOGITS { spec.vocab_size } else { spec.d_model };
         file.check_shape(name, width)?;
     }
-    let mut capture = Capture::new((0..spec.n_layers).map(|layer| Site::new(layer, Module::BlockInput)));
+    // The last site keeps the run from ending before the last layer is done.
+    let sites = (0..spec.n_layers).map(|layer| Site::new(layer, Module::BlockInput));
+    let mut capture = Capture::new(sites.chain([Site::new(spec.n_layers.saturating_sub(1), Module::BlockOutput)]));
     let mut pass = Pass::new(batch.clone(), &model.device());
     let last = model.hidden(&mut pass, &mut capture)?;
 

@@ -177,7 +177,9 @@ fn files_that_are_something_else_are_refused() {
 fn a_pickle_that_asks_for_a_command_runs_none() {
     let outside = tempfile::tempdir().unwrap();
     let witness = outside.path().join("ran");
-    let call = format!("cposix\nsystem\n(S'touch {}'\ntR", witness.display()).into_bytes();
+    let mut call = b"cposix\nsystem\n(".to_vec();
+    text(&mut call, &format!("touch {}", witness.display()));
+    call.extend(b"tR");
     let bytes = HALF.narrow(&[1.0, 2.0]);
     let storages = [Storage { class: "HalfStorage", bytes }];
     let view = View { name: "x".into(), storage: 0, offset: 0, shape: vec![2], stride: vec![1] };

@@ -38,7 +38,8 @@ fn spread(values: &[f32], width: usize, left: bool, pad: f32) -> Vec<f32> {
 /// A dump of what the model itself computes; pads hold NaN, so that comparing one would show.
 fn dump(model: &dyn LanguageModel, left: bool) -> Vec<Dumped> {
     let batch = TokenBatch::new(&IDS).unwrap();
-    let mut capture = Capture::new([Site::new(1, Module::BlockInput)]);
+    // The last site keeps the run from ending once the other is captured.
+    let mut capture = Capture::new([Site::new(1, Module::BlockInput), Site::new(2, Module::BlockOutput)]);
     let mut pass = Pass::new(batch.clone(), &model.device());
     let last = model.hidden(&mut pass, &mut capture).unwrap();
     let logits = values(&model.logits(last, &[0, 1, 2, 3, 4, 5]).unwrap());
