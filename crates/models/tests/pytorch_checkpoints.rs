@@ -194,6 +194,7 @@ fn a_pickle_that_asks_for_a_command_runs_none() {
         refused(with(&archive(pickle, &storages)).path(), &[PYTORCH_FILE, "posix.system", "nothing was run"]);
     }
     refused(with(&alone).path(), &[PYTORCH_FILE, "posix.system"]);
+    refused(with(b"\x80\x02cbuiltins\neval\nX\x03\x00\x00\x001+1\x85R.").path(), &[PYTORCH_FILE, "builtins.eval", "nothing was run"]);
     assert!(!witness.exists());
 }
 

@@ -14,7 +14,7 @@ use crate::{Error, Result, TensorSource};
 /// Keys under which training scripts keep the weights beside other things.
 const WRAPPERS: &[&str] = &["state_dict.", "model_state_dict."];
 /// Packages whose objects may be in a file of weights.
-const PACKAGES: &[&str] = &["torch", "collections", "numpy", "builtins", "__builtin__"];
+const PACKAGES: &[&str] = &["torch", "collections", "numpy"];
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// A tensor, and the file it is in.
