@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Models,
     /// Compute the second-moment statistics of layers ahead of time
     Stats(StatsArguments),
+    /// Compare a model with what another implementation computed
+    Verify(VerifyArguments),
 }
 
 /// The model to work on.
@@ -256,6 +258,19 @@ pub(crate) struct StatsArguments {
     /// YAML file whose layers, corpus, number of samples and dtype are used
     #[arg(long, value_name = "FILE")]
     pub(crate) hparams: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "docs/verifying.md shows how to make such a file with transformers. The exit code is 1 if anything differs.")]
+pub(crate) struct VerifyArguments {
+    #[command(flatten)]
+    pub(crate) model: ModelArgument,
+    /// Safetensors file with input_ids, attention_mask, and any of logits, hidden_0, hidden_1, ...
+    #[arg(long, value_name = "FILE")]
+    pub(crate) golden: PathBuf,
+    /// Largest absolute difference that is accepted
+    #[arg(long, value_name = "D", default_value = "1e-4", value_parser = positive)]
+    pub(crate) tolerance: f64,
 }
 
 fn prompt_and_answer(text: &str) -> Result<(String, String), String> {

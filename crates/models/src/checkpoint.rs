@@ -3,13 +3,17 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use easyedit_core::{LanguageModel, ParamName, Tokenizer};
+use safetensors::Dtype;
 use serde_json::Value;
 
 use crate::companions::carried_files;
 use crate::families::{load_model, stored_name};
 use crate::json_file::read_json_object;
 use crate::tokenizer_files::load_tokenizer;
-use crate::{Error, GgufFile, ModelConfig, Result, SafetensorsSource, TensorSource, TextEncoder, load_text_encoder};
+use crate::{
+    Error, GgufFile, INDEX_FILE, ModelConfig, PytorchFolder, Result, SINGLE_FILE, SafetensorsSource, TensorSource, TextEncoder, WeightType,
+    load_text_encoder, pytorch,
+};
 
 /// What every kind of checkpoint can tell: the seam between the files on disk and the models made from them.
 pub trait CheckpointFiles: Send + Sync {
@@ -37,10 +41,35 @@ pub trait CheckpointFiles: Send + Sync {
     /// If one cannot be read or made.
     fn companions(&self) -> Result<BTreeMap<String, Vec<u8>>>;
 
-    /// The safetensors that hold the weights; `None` for a checkpoint of another format, whose weights are saved in F32.
+    /// The safetensors that hold the weights, which are copied when the checkpoint is saved; `None` for one of another format.
     fn safetensors(&self) -> Option<&SafetensorsSource> {
         None
     }
+
+    /// The type that tensor `name` of a checkpoint of another format is saved in.
+    fn saved_dtype(&self, _name: &str) -> Dtype {
+        Dtype::F32
+    }
+
+    /// The little-endian bytes of tensor `name` in its [`saved_dtype`](Self::saved_dtype).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tensor`] if it is missing or damaged.
+    fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let shape = self.shape(name).unwrap_or_default();
+        Ok(WeightType::F32.narrow(&self.tensors().read(name, &shape)?))
+    }
+}
+
+/// The `config.json` of a folder.
+pub(crate) fn read_config(folder: &Path) -> Result<Value> {
+    let path = folder.join("config.json");
+    if path.exists() {
+        return read_json_object(&path);
+    }
+    let way_out = "give a folder made by save_pretrained or fetched from the Hub";
+    Err(Error::NotFound(format!("{} has no config.json; {way_out}", folder.display())))
 }
 
 /// A folder with `config.json`, safetensors and `tokenizer.json`.
@@ -58,14 +87,7 @@ impl HuggingFaceFolder {
     ///
     /// [`Error::NotFound`] if it is no checkpoint, otherwise as [`SafetensorsSource::open`].
     pub fn open(path: &Path) -> Result<Self> {
-        let config_path = path.join("config.json");
-        if !config_path.exists() {
-            return Err(Error::NotFound(format!(
-                "{} has no config.json; give a folder made by save_pretrained or fetched from the Hub",
-                path.display()
-            )));
-        }
-        let config = read_json_object(&config_path)?;
+        let config = read_config(path)?;
         let source = SafetensorsSource::open(path)?;
         Ok(Self { path: path.to_owned(), config, source })
     }
@@ -153,7 +175,7 @@ impl Checkpoint {
     /// # Errors
     ///
     /// [`Error::NotFound`] if there is nothing, [`Error::Unsupported`] for a file of a kind that is not read, otherwise as
-    /// [`HuggingFaceFolder::open`].
+    /// [`HuggingFaceFolder::open`], or [`PytorchFolder::open`] for a folder that has no safetensors.
     pub fn open(path: &Path) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
@@ -162,12 +184,17 @@ impl Checkpoint {
             _ => Error::io("open", path, e),
         })?;
         if metadata.is_dir() {
-            return Ok(Self::from_files(path, Box::new(HuggingFaceFolder::open(path)?)));
+            let safetensors = path.join(SINGLE_FILE).exists() || path.join(INDEX_FILE).exists();
+            return Ok(if !safetensors && pytorch::has_weights(path) {
+                Self::from_files(path, Box::new(PytorchFolder::open(path)?))
+            } else {
+                Self::from_files(path, Box::new(HuggingFaceFolder::open(path)?))
+            });
         }
         match path.extension().and_then(|e| e.to_str()) {
             Some("gguf") => Ok(Self::from_files(path, Box::new(GgufCheckpoint::open(path)?))),
-            Some("safetensors") => Err(Error::Unsupported(format!(
-                "{}: a safetensors file alone does not say what model it is; give the folder with its config.json",
+            Some("safetensors" | "bin" | "pt" | "pth") => Err(Error::Unsupported(format!(
+                "{}: a file of weights alone does not say what model it is; give the folder with its config.json",
                 path.display()
             ))),
             _ => Err(Error::Unsupported(format!("{}: a model is a folder with config.json or a .gguf file", path.display()))),

@@ -1,14 +1,15 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use easyedit_core::nearest_name;
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
-use serde_json::Value;
 
-use crate::json_file::{open_regular, read_json_object};
-use crate::{Error, Result, TensorSource, WeightType};
+use crate::json_file::open_regular;
+use crate::pytorch::PYTORCH_FILE;
+use crate::shard_index::ShardIndex;
+use crate::tensor_checks::{check_shape, missing, weight_type, widen};
+use crate::{Error, Result, TensorSource};
 
 /// The weights of a checkpoint in one file.
 pub const SINGLE_FILE: &str = "model.safetensors";
@@ -136,41 +137,9 @@ impl SafetensorsSource {
         if !index_path.exists() {
             return Err(no_weights(folder));
         }
-        let index = read_json_object(&index_path)?;
-        let weight_map = index
-            .get("weight_map")
-            .and_then(Value::as_object)
-            .ok_or_else(|| Error::format(&index_path, "has no object \"weight_map\" from tensor to file; fetch it again"))?;
-        let mut files = BTreeSet::new();
-        for (tensor, file) in weight_map {
-            let name = file.as_str().ok_or_else(|| Error::format(&index_path, format!("gives no file name for tensor {tensor}")))?;
-            if !is_plain_name(name) {
-                return Err(Error::format(
-                    &index_path,
-                    format!("gives {name:?} for tensor {tensor}, which is not a file name inside the folder; do not use this checkpoint"),
-                ));
-            }
-            if !folder.join(name).exists() {
-                return Err(Error::format(&index_path, format!("names the shard {name}, which is not in the folder; fetch it again")));
-            }
-            files.insert(name);
-        }
-        if files.is_empty() {
-            return Err(Error::format(&index_path, "lists no tensors; fetch it again"));
-        }
-        let paths: Vec<PathBuf> = files.iter().map(|name| folder.join(name)).collect();
-        let source = Self::from_files(folder, &paths, true)?;
-        for (tensor, file) in weight_map {
-            let want = file.as_str().unwrap_or_default();
-            let found = source.tensor(tensor).and_then(|t| source.shards.get(t.shard)).and_then(|shard| shard.path.file_name());
-            if found.is_none_or(|found| found != want) {
-                return Err(Error::tensor(
-                    tensor,
-                    folder.join(want),
-                    format!("is not there although {INDEX_FILE} says so; fetch both files again"),
-                ));
-            }
-        }
+        let index = ShardIndex::read(&index_path)?;
+        let source = Self::from_files(folder, &index.files(), true)?;
+        index.check(|name| source.tensor(name).and_then(|t| source.shards.get(t.shard)).map(Shard::path))?;
         Ok(source)
     }
 
@@ -236,51 +205,17 @@ impl TensorSource for SafetensorsSource {
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let missing = || {
-            let near = nearest_name(name, self.tensors.keys().map(String::as_str));
-            let near = near.map(|near| format!(" (there is {near})")).unwrap_or_default();
-            Error::tensor(name, &self.path, format!("is missing{near}; the checkpoint is incomplete or not of the kind config.json says"))
-        };
-        let tensor = self.tensors.get(name).ok_or_else(missing)?;
+        let absent = || missing(name, self.tensors.keys().map(String::as_str), &self.path);
+        let tensor = self.tensors.get(name).ok_or_else(absent)?;
         let file = self.shards.get(tensor.shard).map_or(self.path.as_path(), Shard::path);
-        if tensor.shape != shape {
-            let message =
-                format!("has shape {:?} where config.json asks for {shape:?}; they do not belong to the same model", tensor.shape);
-            return Err(Error::tensor(name, file, message));
-        }
-        let kind = WeightType::from_dtype(tensor.dtype).ok_or_else(|| unsupported_type(name, file, tensor.dtype))?;
-        let bytes = self.raw(name).ok_or_else(missing)?;
-        let (values, finite) = kind.widen(bytes);
-        if !finite {
-            let place = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
-            let value = values.get(place).copied().unwrap_or(f32::NAN);
-            let message = format!("is damaged: value {place} of {} is {value}; fetch the checkpoint again", values.len());
-            return Err(Error::tensor(name, file, message));
-        }
-        Ok(values)
+        check_shape(name, file, &tensor.shape, shape)?;
+        let kind = weight_type(name, file, tensor.dtype)?;
+        widen(name, file, kind, self.raw(name).ok_or_else(absent)?)
     }
 
     fn path(&self) -> &Path {
         &self.path
     }
-}
-
-/// The error for a tensor whose numbers are of a type that is not read.
-pub(crate) fn unsupported_type(name: &str, file: &Path, dtype: Dtype) -> Error {
-    Error::tensor(
-        name,
-        file,
-        format!(
-            "is stored as {dtype}; weights are read as F32, F16 or BF16: convert it with `transformers` \
-             (model.to(torch.float32).save_pretrained(FOLDER))"
-        ),
-    )
-}
-
-/// Whether `name` is one ordinary file name, on any system.
-fn is_plain_name(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) && !name.contains(['/', '\\', ':', '\0'])
 }
 
 /// The error for a folder without safetensors, naming the weights it has instead.
@@ -290,28 +225,10 @@ fn no_weights(folder: &Path) -> Error {
     let ending = |ends: &[&str]| names.iter().filter(|name| ends.iter().any(|end| name.ends_with(end))).min();
     let hint = if let Some(gguf) = ending(&[".gguf"]) {
         format!("give the file {gguf} itself as the model")
-    } else if let Some(pickle) = ending(&[".bin", ".pt", ".pth"]) {
-        format!(
-            "its {pickle} is not read: convert it with `transformers` \
-             (AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OUT, safe_serialization=True))"
-        )
+    } else if let Some(other) = ending(&[".bin", ".pt", ".pth"]) {
+        format!("its {other} is not a file of weights that is known; those PyTorch writes are called {PYTORCH_FILE}")
     } else {
         "give a folder made by save_pretrained or fetched from the Hub".to_owned()
     };
     Error::NotFound(format!("{} has neither {SINGLE_FILE} nor {INDEX_FILE}; {hint}", folder.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_plain_names_are_shards() {
-        for good in ["model-00001-of-00002.safetensors", "a b.safetensors", "..a"] {
-            assert!(is_plain_name(good), "{good}");
-        }
-        for bad in ["", ".", "..", "../x", "/etc/passwd", "a/b", "./a", "a/", "..\\x", "C:\\x", "c:x", "a\0b"] {
-            assert!(!is_plain_name(bad), "{bad}");
-        }
-    }
 }

@@ -160,7 +160,9 @@ fn folders_that_are_no_checkpoint_say_what_is_missing() {
     refused(&dir.path().join("tokenizer.json"), &["tokenizer.json", "config.json"]);
     refused(&dir.path().join(SINGLE_FILE), &[SINGLE_FILE, "config.json"]);
     fs::remove_file(dir.path().join(SINGLE_FILE)).unwrap();
-    refused(dir.path(), &[SINGLE_FILE, "pytorch_model.bin", "safe_serialization"]);
+    refused(dir.path(), &[PYTORCH_FILE, "not a PyTorch checkpoint"]);
+    fs::rename(dir.path().join(PYTORCH_FILE), dir.path().join("other.bin")).unwrap();
+    refused(dir.path(), &[SINGLE_FILE, "other.bin", PYTORCH_FILE]);
     fs::write(dir.path().join("q.gguf"), "").unwrap();
     refused(dir.path(), &["q.gguf"]);
     fs::create_dir(dir.path().join(SINGLE_FILE)).unwrap();

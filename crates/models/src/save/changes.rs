@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use easyedit_core::{Edit, Matrix, ParamName, fingerprint_values};
 
 use super::SavedTensor;
-use crate::safetensors_source::unsupported_type;
+use crate::tensor_checks::weight_type;
 use crate::{Checkpoint, Error, Result, Shard, WeightType};
 
 /// A parameter's new values and how they are stored.
@@ -77,10 +77,13 @@ fn plan_one<'a>(source: &Checkpoint, parameter: &ParamName, matrix: &'a Matrix) 
     Ok(Change { kind, values: matrix.values(), saved })
 }
 
-/// The type tensor `name` is written in: the one it has in safetensors, else F32.
+/// The type tensor `name` is written in: the one it has in the source, or F32 if the source's format has none of its own.
 fn stored_type(source: &Checkpoint, name: &str) -> Result<WeightType> {
-    let Some(files) = source.files().safetensors() else { return Ok(WeightType::F32) };
-    let Some(tensor) = files.tensor(name) else { return Ok(WeightType::F32) };
-    let file = files.shards().get(tensor.shard).map_or(source.path(), Shard::path);
-    WeightType::from_dtype(tensor.dtype).ok_or_else(|| unsupported_type(name, file, tensor.dtype))
+    match source.files().safetensors().and_then(|files| files.tensor(name).map(|tensor| (files, tensor))) {
+        Some((files, tensor)) => {
+            let file = files.shards().get(tensor.shard).map_or(source.path(), Shard::path);
+            weight_type(name, file, tensor.dtype)
+        }
+        None => weight_type(name, source.path(), source.files().saved_dtype(name)),
+    }
 }

@@ -53,8 +53,8 @@ pub struct SavedCheckpoint {
 ///
 /// Names, layout, types and shards stay those of the source; unchanged tensors are copied byte for byte, streamed from the map of
 /// the source; changed ones are rounded to the stored type. Tokenizer and configuration are carried along; `README.md` and
-/// `easyedit.json` say which `edits` were made. A source that is not a Hugging Face folder is written in F32. Everything is written
-/// to a hidden folder inside `out` first and moved when complete, `config.json` last.
+/// `easyedit.json` say which `edits` were made. PyTorch's files become safetensors with the same types; GGUF is written in F32.
+/// Everything is written to a hidden folder inside `out` first and moved when complete, `config.json` last.
 ///
 /// # Errors
 ///

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::card::CARD_FILE;
 use super::provenance::PROVENANCE_FILE;
 use crate::safetensors_source::INDEX_FILE;
-use crate::{Checkpoint, Error, Result};
+use crate::{Checkpoint, Error, PYTORCH_FILE, PYTORCH_INDEX_FILE, Result};
 
 /// Start of the names of hidden folders in which a checkpoint is put together.
 const STAGING_PREFIX: &str = ".easyedit-staging-";
@@ -49,7 +49,7 @@ fn same_place(a: &Path, b: &Path) -> bool {
 
 fn is_of_a_checkpoint(name: &str) -> bool {
     let weights = name.ends_with(".safetensors") && !name.ends_with(EDIT_FILE_SUFFIX);
-    weights || name.ends_with(".gguf") || [CONFIG_FILE, INDEX_FILE, PROVENANCE_FILE, "pytorch_model.bin"].contains(&name)
+    weights || name.ends_with(".gguf") || [CONFIG_FILE, INDEX_FILE, PROVENANCE_FILE, PYTORCH_FILE, PYTORCH_INDEX_FILE].contains(&name)
 }
 
 /// Fails if one of `names` is in `out` already: files that are not ours stay as they are.

@@ -3,6 +3,7 @@ use std::io::Write;
 use std::path::Path;
 
 use easyedit_core::write_atomically;
+use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
 use super::changes::Change;
@@ -27,7 +28,7 @@ pub(super) fn write(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>>,
             }
             Ok(bytes)
         }
-        None => write_as_f32(source, changes, folder, MAX_SHARD_BYTES),
+        None => write_anew(source, changes, folder, MAX_SHARD_BYTES),
     }
 }
 
@@ -89,22 +90,23 @@ fn write_header(w: &mut dyn Write, header: &[u8]) -> std::io::Result<()> {
 /// A tensor to be written.
 struct Part {
     name: String,
+    dtype: Dtype,
     shape: Vec<usize>,
     bytes: u64,
 }
 
-/// Writes a source of another format as F32, one tensor at a time.
-fn write_as_f32(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>>, folder: &Path, max_bytes: u64) -> Result<u64> {
+/// Writes a source of another format, one tensor at a time.
+fn write_anew(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>>, folder: &Path, max_bytes: u64) -> Result<u64> {
     let shards = split(parts(source)?, max_bytes);
     let total: u64 = shards.iter().flatten().map(|part| part.bytes).sum();
     if let [single] = &shards[..] {
-        return write_shard_as_f32(source, changes, single, &folder.join(SINGLE_FILE));
+        return write_shard_anew(source, changes, single, &folder.join(SINGLE_FILE));
     }
     let mut weight_map = BTreeMap::new();
     let mut written = 0;
     for (number, shard) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", number + 1, shards.len());
-        written += write_shard_as_f32(source, changes, shard, &folder.join(&name))?;
+        written += write_shard_anew(source, changes, shard, &folder.join(&name))?;
         weight_map.extend(shard.iter().map(|part| (part.name.clone(), name.clone())));
     }
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
@@ -115,14 +117,18 @@ fn write_as_f32(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>>, fol
 fn parts(source: &Checkpoint) -> Result<Vec<Part>> {
     let mut names = source.tensors().names();
     names.sort();
+    // Wide numbers first, as the safetensors library writes them: every tensor then begins at a multiple of its numbers' size.
+    names.sort_by_key(|name| std::cmp::Reverse(source.files().saved_dtype(name).bitsize()));
     names
         .into_iter()
         .map(|name| {
             let shape =
                 source.files().shape(&name).ok_or_else(|| Error::tensor(&name, source.path(), "is listed, but its shape is not known"))?;
-            let bytes = shape.iter().try_fold(4u64, |product, dim| product.checked_mul(*dim as u64));
+            let dtype = source.files().saved_dtype(&name);
+            let size = (dtype.bitsize() / 8) as u64;
+            let bytes = shape.iter().try_fold(size, |product, dim| product.checked_mul(*dim as u64));
             let bytes = bytes.ok_or_else(|| Error::tensor(&name, source.path(), format!("has an absurd shape {shape:?}")))?;
-            Ok(Part { name, shape, bytes })
+            Ok(Part { name, dtype, shape, bytes })
         })
         .collect()
 }
@@ -143,14 +149,14 @@ fn split(parts: Vec<Part>, max_bytes: u64) -> Vec<Vec<Part>> {
     shards
 }
 
-fn write_shard_as_f32(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>>, parts: &[Part], path: &Path) -> Result<u64> {
+fn write_shard_anew(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>>, parts: &[Part], path: &Path) -> Result<u64> {
     let mut header = Map::new();
     header.insert(METADATA_KEY.to_owned(), json!({ FORMAT_KEY: FORMAT }));
     let mut end = 0;
     for part in parts {
         let start = end;
         end += part.bytes;
-        header.insert(part.name.clone(), json!({ "dtype": "F32", "shape": part.shape, "data_offsets": [start, end] }));
+        header.insert(part.name.clone(), json!({ "dtype": part.dtype, "shape": part.shape, "data_offsets": [start, end] }));
     }
     let header = padded(&Value::Object(header));
     let mut unreadable = None;
@@ -159,10 +165,11 @@ fn write_shard_as_f32(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>
         for part in parts {
             match changes.get(&part.name) {
                 Some(change) => w.write_all(&change.kind.narrow(change.values))?,
-                None => match source.tensors().read(&part.name, &part.shape) {
-                    Ok(values) => w.write_all(&crate::WeightType::F32.narrow(&values))?,
-                    Err(e) => {
-                        unreadable = Some(e);
+                None => match source.files().bytes(&part.name) {
+                    Ok(bytes) if bytes.len() as u64 == part.bytes => w.write_all(&bytes)?,
+                    other => {
+                        let cut = || Error::tensor(&part.name, source.path(), "has more or fewer bytes than its shape needs");
+                        unreadable = Some(other.err().unwrap_or_else(cut));
                         return Err(std::io::Error::other("the source cannot be read"));
                     }
                 },
@@ -231,7 +238,7 @@ mod tests {
     fn a_source_without_shards_is_split_with_an_index() {
         let source = Checkpoint::from_files(Path::new("memory"), Box::new(InMemory(json!({}))));
         let dir = tempfile::tempdir().unwrap();
-        let written = write_as_f32(&source, &BTreeMap::new(), dir.path(), 50).unwrap();
+        let written = write_anew(&source, &BTreeMap::new(), dir.path(), 50).unwrap();
         assert!(dir.path().join("model-00001-of-00002.safetensors").exists());
         let opened = SafetensorsSource::open(dir.path()).unwrap();
         assert!(opened.is_sharded());
@@ -247,7 +254,7 @@ mod tests {
 
     #[test]
     fn shards_hold_at_most_the_limit_and_every_tensor_once() {
-        let part = |bytes: u64| Part { name: format!("t{bytes}"), shape: vec![], bytes };
+        let part = |bytes: u64| Part { name: format!("t{bytes}"), dtype: Dtype::F32, shape: vec![], bytes };
         let shards = split([4, 4, 4, 20, 1, 8].map(part).into(), 8);
         let sizes: Vec<Vec<u64>> = shards.iter().map(|s| s.iter().map(|p| p.bytes).collect()).collect();
         assert_eq!(sizes, [vec![4, 4], vec![4], vec![20], vec![1], vec![8]].map(|v| v.to_vec()));

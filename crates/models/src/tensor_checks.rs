@@ -1,0 +1,42 @@
+//! What is checked of every tensor that is read, whatever its file's format.
+
+use std::path::Path;
+
+use easyedit_core::nearest_name;
+use safetensors::Dtype;
+
+use crate::{Error, Result, WeightType};
+
+/// The error for a tensor that is not among `names`.
+pub(crate) fn missing<'a>(name: &str, names: impl IntoIterator<Item = &'a str>, path: &Path) -> Error {
+    let near = nearest_name(name, names).map(|near| format!(" (there is {near})")).unwrap_or_default();
+    Error::tensor(name, path, format!("is missing{near}; the checkpoint is incomplete or not of the kind config.json says"))
+}
+
+/// Checks the shape a tensor is stored with against the one the configuration asks for.
+pub(crate) fn check_shape(name: &str, file: &Path, stored: &[usize], wanted: &[usize]) -> Result<()> {
+    if stored == wanted {
+        return Ok(());
+    }
+    let message = format!("has shape {stored:?} where config.json asks for {wanted:?}; they do not belong to the same model");
+    Err(Error::tensor(name, file, message))
+}
+
+/// How the numbers of a tensor of type `dtype` are widened.
+pub(crate) fn weight_type(name: &str, file: &Path, dtype: Dtype) -> Result<WeightType> {
+    WeightType::from_dtype(dtype).ok_or_else(|| {
+        let way_out = "convert it with `transformers` (model.to(torch.float32).save_pretrained(FOLDER))";
+        Error::tensor(name, file, format!("is stored as {dtype}; weights are read as F32, F16 or BF16: {way_out}"))
+    })
+}
+
+/// The numbers in `bytes`, all of them finite.
+pub(crate) fn widen(name: &str, file: &Path, kind: WeightType, bytes: &[u8]) -> Result<Vec<f32>> {
+    let (values, finite) = kind.widen(bytes);
+    if finite {
+        return Ok(values);
+    }
+    let place = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
+    let value = values.get(place).copied().unwrap_or(f32::NAN);
+    Err(Error::tensor(name, file, format!("is damaged: value {place} of {} is {value}; fetch the checkpoint again", values.len())))
+}
