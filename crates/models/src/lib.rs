@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod activation;
+mod alibi;
 mod attention;
 mod checkpoint;
 mod companions;
@@ -19,6 +20,7 @@ mod llama;
 mod loader;
 mod norm;
 mod parameters;
+mod projections;
 mod resolve;
 mod rotary;
 mod safetensors_source;

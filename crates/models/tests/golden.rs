@@ -79,6 +79,16 @@ fn qwen2() {
 }
 
 #[test]
+fn internlm() {
+    agrees("internlm");
+}
+
+#[test]
+fn baichuan_7b() {
+    agrees("baichuan");
+}
+
+#[test]
 fn gpt2_files_without_the_prefix_load_too() {
     let Some(folder) = shared("fixtures/gpt2") else { return };
     let with = load(&folder);
