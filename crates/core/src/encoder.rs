@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::pass::MASKED;
+use crate::pass::MASKED_SCORE;
 use crate::token_batch::{Rectangle, index_tensor};
 use crate::{Error, KeyValue, ParamName, Probe, Result, TokenBatch};
 
@@ -152,6 +152,6 @@ fn mask(output: &EncoderOutput) -> Option<Tensor<4>> {
         return None;
     }
     let values: Vec<f32> =
-        (0..rows).flat_map(|row| (0..width).map(move |token| if token < batch.len(row) { 0.0 } else { MASKED })).collect();
+        (0..rows).flat_map(|row| (0..width).map(move |token| if token < batch.len(row) { 0.0 } else { MASKED_SCORE })).collect();
     Some(Tensor::from_data(TensorData::new(values, [rows, 1, 1, width]), &output.device))
 }

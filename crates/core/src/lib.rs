@@ -47,7 +47,7 @@ pub use matrix::{Matrix, tensor_values};
 pub use method::{Corpora, EditContext, EditMethod, Method};
 pub use model::{LanguageModel, ModelSpec, ModuleNames, WeightLayout};
 pub use names::{Module, ParamName, Site};
-pub use pass::{KeyValue, KvCache, Pass, Visibility};
+pub use pass::{KeyValue, KvCache, MASKED_SCORE, Pass, Visibility};
 pub use probe::{Capture, Probe};
 pub use progress::{Progress, Silent};
 pub use registry::{MethodEntry, Registry};

@@ -7,7 +7,7 @@ use crate::token_batch::{Rectangle, index_tensor};
 use crate::{EncoderOutput, Error, Result, TokenBatch};
 
 /// Added to an attention score that must not count; finite, so that a row in which nothing counts stays free of NaN.
-pub(crate) const MASKED: f32 = -1e30;
+pub const MASKED_SCORE: f32 = -1e30;
 
 /// Keys and values of one layer's attention. Shape of each: `[rows, kv_heads, slots, head_dim]`.
 #[derive(Clone, Debug)]
@@ -91,7 +91,8 @@ pub enum Visibility {
 }
 
 impl Visibility {
-    fn sees(self, query: usize, key: usize) -> bool {
+    /// Whether the token at position `query` may attend to the one at `key`.
+    pub fn sees(self, query: usize, key: usize) -> bool {
         match self {
             Self::Causal => key <= query,
             Self::Window(width) => key <= query && query - key < width,
@@ -288,9 +289,9 @@ impl Pass {
         }
         let values: Vec<f32> = self
             .position_pairs()
-            .map(|(query, key)| if key.is_some_and(|key| visibility.sees(query, key)) { 0.0 } else { MASKED })
+            .map(|(query, key)| if key.is_some_and(|key| visibility.sees(query, key)) { 0.0 } else { MASKED_SCORE })
             .collect();
-        let masked = values.contains(&MASKED);
+        let masked = values.contains(&MASKED_SCORE);
         let [rows, width, slots] = self.score_shape();
         let mask = masked.then(|| Tensor::from_data(TensorData::new(values, [rows, 1, width, slots]), &self.device));
         self.masks.push((visibility, mask.clone()));

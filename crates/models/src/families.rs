@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::loader::stored_under;
 use crate::shape::ShapeKeys;
-use crate::{Error, ModelConfig, Result, Shape, TensorSource, gpt_neo, gpt_neox, gpt2, gptj, llama, opt, t5};
+use crate::{Error, ModelConfig, Result, Shape, TensorSource, chatglm, gpt_neo, gpt_neox, gpt2, gptj, llama, opt, t5};
 
 type Load = fn(&ModelConfig, &str, &dyn TensorSource, Tokenizer, &Device) -> Result<Box<dyn LanguageModel>>;
 
@@ -34,7 +34,7 @@ impl Family {
 }
 
 static FAMILIES: &[&Family] =
-    &[&llama::FAMILY, &gpt2::FAMILY, &gptj::FAMILY, &gpt_neox::FAMILY, &gpt_neo::FAMILY, &opt::FAMILY, &t5::FAMILY];
+    &[&llama::FAMILY, &gpt2::FAMILY, &gptj::FAMILY, &gpt_neox::FAMILY, &gpt_neo::FAMILY, &opt::FAMILY, &chatglm::FAMILY, &t5::FAMILY];
 
 /// All families, for listings.
 pub fn families() -> &'static [&'static Family] {

@@ -3,8 +3,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod activation;
+mod alibi;
 mod attention;
 mod bert;
+mod chatglm;
 mod checkpoint;
 mod companions;
 mod config;
@@ -28,6 +30,7 @@ mod parameters;
 mod plain_block;
 mod plain_decoder;
 mod post_norm;
+mod projections;
 mod pytorch;
 mod relative_position;
 mod resolve;

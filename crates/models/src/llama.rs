@@ -1,10 +1,11 @@
-//! LLaMA and its kin: pre-norm blocks with rotary positions, grouped-query attention and a gated MLP.
+//! LLaMA and its kin: pre-norm blocks with rotary positions or ALiBi, grouped-query attention and a gated MLP.
 
 use burn::tensor::{Device, Tensor};
 use easyedit_core::{LanguageModel, Module, ModuleNames, Pass, Probe, Site, Tokenizer, Visibility, WeightLayout};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::activation::Activation;
+use crate::alibi::Alibi;
 use crate::attention::Attention;
 use crate::decoder::{Decoder, Network};
 use crate::families::{Family, check_tokenizer};
@@ -12,36 +13,41 @@ use crate::linear::Linear;
 use crate::loader::Loader;
 use crate::norm::RmsNorm;
 use crate::parameters::parameters;
+use crate::projections::Projections;
 use crate::rotary::{Rotary, RotaryShape, Rotations};
 use crate::shape::ShapeKeys;
 use crate::{ModelConfig, Result, Shape, TensorSource};
 
 pub(crate) static FAMILY: Family = Family {
     name: "LLaMA",
-    model_types: &["llama", "mistral", "qwen2"],
-    description: "Llama 1 to 3, SmolLM, Mistral (sliding window), Qwen2 and Qwen2.5",
+    model_types: &["llama", "mistral", "qwen2", "internlm", "baichuan"],
+    description: "Llama 1 to 3, SmolLM, Mistral (sliding window), Qwen2 and Qwen2.5, InternLM (v1), Baichuan and Baichuan2",
     base: BASE,
     modules: module_names,
     load,
-    keys: ShapeKeys {
-        vocab_size: "vocab_size",
-        d_model: "hidden_size",
-        d_mlp: "intermediate_size",
-        d_mlp_factor: None,
-        n_layers: "num_hidden_layers",
-        heads: "num_attention_heads",
-        kv_heads: Some("num_key_value_heads"),
-        head_dim: Some("head_dim"),
-        max_positions: "max_position_embeddings",
-    },
+    keys: KEYS,
     new_config: |model_type| {
         let (architecture, tied) = match model_type {
             "mistral" => ("MistralForCausalLM", false),
             "qwen2" => ("Qwen2ForCausalLM", true),
+            "internlm" => ("InternLMForCausalLM", false),
+            "baichuan" => ("BaichuanForCausalLM", false),
             _ => ("LlamaForCausalLM", false),
         };
         json!({"architectures": [architecture], "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "tie_word_embeddings": tied})
     },
+};
+
+const KEYS: ShapeKeys = ShapeKeys {
+    vocab_size: "vocab_size",
+    d_model: "hidden_size",
+    d_mlp: "intermediate_size",
+    d_mlp_factor: None,
+    n_layers: "num_hidden_layers",
+    heads: "num_attention_heads",
+    kv_heads: Some("num_key_value_heads"),
+    head_dim: Some("head_dim"),
+    max_positions: "max_position_embeddings",
 };
 
 /// What parameter names begin with, unless the checkpoint is of the headless model.
@@ -66,7 +72,9 @@ struct Llama {
     norm: RmsNorm,
     /// `None` when the head is the embedding.
     head: Option<Tensor<2>>,
-    rotary: Rotary,
+    /// Whether the rows of the head count with length 1.
+    unit_head: bool,
+    positions: Positions,
     attention: Attention,
     activation: Activation,
 }
@@ -81,9 +89,7 @@ parameters!(Llama {
 #[derive(Clone)]
 struct Block {
     input_norm: RmsNorm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    projections: Projections,
     output: Linear,
     post_attention_norm: RmsNorm,
     gate: Linear,
@@ -94,9 +100,7 @@ struct Block {
 
 parameters!(Block {
     "input_layernorm" => input_norm,
-    "self_attn.q_proj" => query,
-    "self_attn.k_proj" => key,
-    "self_attn.v_proj" => value,
+    "self_attn" => projections,
     "self_attn.o_proj" => output,
     "post_attention_layernorm" => post_attention_norm,
     "mlp.gate_proj" => gate,
@@ -104,9 +108,25 @@ parameters!(Block {
     "mlp.down_proj" => down,
 });
 
+/// How tokens know where they are.
+#[derive(Clone)]
+enum Positions {
+    Rotary(Rotary),
+    Alibi(Alibi),
+}
+
+/// Rows of Baichuan2's embedding, by which its own code and its users know it: `config.json` says nothing else about its head.
+const BAICHUAN2_VOCABULARY: usize = 125_696;
+/// Shortest length a row of a head is divided by.
+const SHORTEST_ROW: f64 = 1e-7;
+
 /// Where the members of the family differ.
 struct Variant {
     qkv_bias: bool,
+    /// Queries, keys and values come from one weight, `W_pack`.
+    fused: bool,
+    alibi: bool,
+    unit_head: bool,
     output_bias: bool,
     mlp_bias: bool,
     /// The window, and the first layer that has it.
@@ -115,7 +135,8 @@ struct Variant {
 
 impl Variant {
     fn of(config: &ModelConfig) -> Result<Self> {
-        let plain = Self { qkv_bias: false, output_bias: false, mlp_bias: false, window: None };
+        let plain =
+            Self { qkv_bias: false, fused: false, alibi: false, unit_head: false, output_bias: false, mlp_bias: false, window: None };
         Ok(match config.model_type() {
             "mistral" => Self { window: config.optional_dimension("sliding_window")?.map(|window| (window, 0)), ..plain },
             "qwen2" => {
@@ -126,12 +147,48 @@ impl Variant {
                 let first = config.count_or("max_window_layers", 28)?;
                 Self { qkv_bias: true, window: window.map(|window| (window, first)), ..plain }
             }
+            "internlm" => {
+                let bias = config.flag_or("bias", true)?;
+                Self { qkv_bias: bias, output_bias: bias, ..plain }
+            }
+            // The 7B models have rotary positions and say how many, the 13B models name their context `model_max_length`.
+            "baichuan" => Self {
+                fused: true,
+                alibi: config.get("max_position_embeddings").is_none(),
+                unit_head: config.table_rows("vocab_size")? == BAICHUAN2_VOCABULARY,
+                ..plain
+            },
             _ => {
                 let bias = config.flag_or("attention_bias", false)?;
                 Self { qkv_bias: bias, output_bias: bias, mlp_bias: config.flag_or("mlp_bias", false)?, ..plain }
             }
         })
     }
+}
+
+/// The sizes of a model of the family.
+fn read_shape(config: &ModelConfig, variant: &Variant) -> Result<Shape> {
+    match variant.alibi {
+        true => Shape::read(config, &ShapeKeys { max_positions: "model_max_length", ..KEYS }),
+        false => Shape::read(config, &KEYS),
+    }
+}
+
+/// The rotary embedding of a member. InternLM's `rotary` of type `dynamic` differs from the plain one only beyond
+/// `max_position_embeddings`, and is read as plain.
+fn read_rotary(config: &ModelConfig, head_dim: usize, device: &Device) -> Result<Rotary> {
+    let shape = RotaryShape::whole(head_dim);
+    let Some(rotary) = config.get("rotary").filter(|_| config.model_type() == "internlm") else {
+        return Rotary::of(config, &shape, device);
+    };
+    if !matches!(rotary.get("type").and_then(Value::as_str), None | Some("origin" | "dynamic")) {
+        return Err(config.error("rotary", format!("is {rotary}; its known types are origin and dynamic")));
+    }
+    let mut value = config.value().clone();
+    if let (Some(base), Some(keys)) = (rotary.get("base"), value.as_object_mut()) {
+        keys.insert("rope_theta".to_owned(), base.clone());
+    }
+    Rotary::of(&ModelConfig::new(value, config.origin())?, &shape, device)
 }
 
 /// Loads a model of the family.
@@ -142,14 +199,17 @@ fn load(
     tokenizer: Tokenizer,
     device: &Device,
 ) -> Result<Box<dyn LanguageModel>> {
-    let shape = Shape::read(config, &FAMILY.keys)?;
+    let variant = Variant::of(config)?;
+    let shape = read_shape(config, &variant)?;
     let Shape { vocab_size, d_model, d_mlp, n_layers, heads, kv_heads, head_dim, .. } = shape;
     check_tokenizer(config, &tokenizer, vocab_size)?;
     let tied_head = config.flag_or("tie_word_embeddings", false)?;
     let epsilon = config.positive_or("rms_norm_eps", 1e-6)?;
-    let variant = Variant::of(config)?;
     let activation = Activation::of(config, "hidden_act", "silu")?;
-    let rotary = Rotary::of(config, &RotaryShape::whole(head_dim), device)?;
+    let positions = match variant.alibi {
+        true => Positions::Alibi(Alibi::new(heads)),
+        false => Positions::Rotary(read_rotary(config, head_dim, device)?),
+    };
 
     let loader = Loader::new(tensors, device, BASE);
     let linear = |name: String, shape, bias| loader.linear(&name, shape, bias, WeightLayout::OutIn);
@@ -160,9 +220,14 @@ fn load(
         let (d_query, d_key) = (heads * head_dim, kv_heads * head_dim);
         blocks.push(Block {
             input_norm: RmsNorm::load(&loader, &at("input_layernorm"), d_model, epsilon)?,
-            query: linear(at("self_attn.q_proj"), [d_model, d_query], variant.qkv_bias)?,
-            key: linear(at("self_attn.k_proj"), [d_model, d_key], variant.qkv_bias)?,
-            value: linear(at("self_attn.v_proj"), [d_model, d_key], variant.qkv_bias)?,
+            projections: match variant.fused {
+                true => Projections::Fused(linear(at("self_attn.W_pack"), [d_model, d_query + 2 * d_key], variant.qkv_bias)?),
+                false => Projections::Separate {
+                    query: linear(at("self_attn.q_proj"), [d_model, d_query], variant.qkv_bias)?,
+                    key: linear(at("self_attn.k_proj"), [d_model, d_key], variant.qkv_bias)?,
+                    value: linear(at("self_attn.v_proj"), [d_model, d_key], variant.qkv_bias)?,
+                },
+            },
             output: linear(at("self_attn.o_proj"), [d_query, d_model], variant.output_bias)?,
             post_attention_norm: RmsNorm::load(&loader, &at("post_attention_layernorm"), d_model, epsilon)?,
             gate: linear(at("mlp.gate_proj"), [d_model, d_mlp], variant.mlp_bias)?,
@@ -178,30 +243,42 @@ fn load(
     let head = if tied_head { None } else { Some(loader.matrix("lm_head.weight", [vocab_size, d_model])?) };
     let attention = Attention::of(&shape);
     let spec = shape.spec(config, name, module_names(tied_head), WeightLayout::OutIn, tied_head);
-    let network = Llama { embedding, blocks, norm, head, rotary, attention, activation };
+    let network = Llama { embedding, blocks, norm, head, unit_head: variant.unit_head, positions, attention, activation };
     Ok(Box::new(Decoder { spec, tokenizer, device: device.clone(), learned_positions: false, network }))
 }
 
+/// What all blocks of a pass share.
+enum Shared {
+    /// Rotations of queries (with the scale of the scores) and of keys.
+    Rotations(Rotations),
+    /// What is added to the scores, the causal mask with it: `[rows, heads, width, slots]`.
+    Bias(Tensor<4>),
+}
+
 impl Network for Llama {
-    type Shared = Rotations;
+    type Shared = Shared;
 
     fn embed(&self, pass: &Pass) -> Tensor<2> {
         self.embedding.clone().select(0, pass.ids_tensor())
     }
 
-    fn shared(&self, pass: &Pass) -> Rotations {
-        self.rotary.for_attention(pass.positions(), self.attention.scale())
+    fn shared(&self, pass: &Pass) -> Shared {
+        match &self.positions {
+            Positions::Rotary(rotary) => Shared::Rotations(rotary.for_attention(pass.positions(), self.attention.scale())),
+            Positions::Alibi(alibi) => Shared::Bias(alibi.bias(pass)),
+        }
     }
 
-    fn block(&self, layer: usize, hidden: Tensor<2>, shared: &Rotations, pass: &mut Pass, probe: &mut dyn Probe) -> Tensor<2> {
+    fn block(&self, layer: usize, hidden: Tensor<2>, shared: &Shared, pass: &mut Pass, probe: &mut dyn Probe) -> Tensor<2> {
         let block = &self.blocks[layer];
         let site = |module| Site::new(layer, module);
         let hidden = probe.at(site(Module::BlockInput), hidden);
         let normed = block.input_norm.forward(hidden.clone());
-        let query = shared.query.apply(block.query.forward(normed.clone()));
-        let key = shared.key.apply(block.key.forward(normed.clone()));
-        let value = block.value.forward(normed);
-        let mask = pass.mask(block.visibility);
+        let [query, key, value] = block.projections.forward(normed, &self.attention);
+        let (query, key, mask) = match shared {
+            Shared::Rotations(turn) => (turn.query.apply(query), turn.key.apply(key), pass.mask(block.visibility)),
+            Shared::Bias(bias) => (query.mul_scalar(self.attention.scale()), key, Some(bias.clone())),
+        };
         let mixed = self.attention.attend(layer, query, key, value, mask, pass);
         let hidden = hidden + probe.at(site(Module::AttentionOutput), block.output.forward(mixed));
         let normed = block.post_attention_norm.forward(hidden.clone());
@@ -213,6 +290,12 @@ impl Network for Llama {
 
     fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        self.norm.forward(hidden).matmul(head.clone().transpose())
+        let logits = self.norm.forward(hidden).matmul(head.clone().transpose());
+        if !self.unit_head {
+            return logits;
+        }
+        // The parameter stays as it is stored; a column of the logits is divided by the length of its row instead.
+        let lengths = head.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(SHORTEST_ROW);
+        logits / lengths.transpose()
     }
 }

@@ -55,7 +55,7 @@ pub fn tiny_config(family: &str) -> Result<Value> {
     let shape =
         Shape { vocab_size: VOCABULARY, d_model: 32, d_mlp: 64, n_layers: 3, heads: 4, kv_heads: 4, head_dim: 8, max_positions: POSITIONS };
     let shape = match family {
-        "llama" | "mistral" | "qwen2" => Shape { kv_heads: 2, ..shape },
+        "llama" | "mistral" | "qwen2" | "chatglm" => Shape { kv_heads: 2, ..shape },
         _ => shape,
     };
     let mut config = new_config(family, &shape)?;

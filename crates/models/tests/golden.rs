@@ -113,6 +113,16 @@ fn gptj_files_with_the_buffers_of_old_checkpoints_load_too() {
 }
 
 #[test]
+fn internlm() {
+    agrees("internlm");
+}
+
+#[test]
+fn baichuan_7b() {
+    agrees("baichuan");
+}
+
+#[test]
 fn gpt2_files_without_the_prefix_load_too() {
     let Some(folder) = shared("fixtures/gpt2") else { return };
     let with = load(&folder);
@@ -127,4 +137,9 @@ fn gpt2_files_without_the_prefix_load_too() {
     assert_eq!(values(&with.weight(&name).unwrap()), values(&without.weight(&name).unwrap()));
     let stored = easyedit_models::stored_name("gpt2", &name, &|n| tensors.tensors.contains_key(n)).unwrap();
     assert_eq!((name.as_str(), stored.as_str()), ("transformer.h.1.mlp.c_proj.weight", "h.1.mlp.c_proj.weight"));
+}
+
+#[test]
+fn chatglm2() {
+    agrees("chatglm2");
 }

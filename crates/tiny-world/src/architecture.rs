@@ -29,6 +29,10 @@ pub(crate) static ARCHITECTURES: &[Architecture] = &[
     plain("gpt_neox", "gpt_neox", || json!({"rotary_pct": 0.5})),
     plain("gpt_neo", "gpt_neo", || json!({"window_size": 16, "attention_types": [[["global", "local"], LAYERS / 2]]})),
     plain("opt", "opt", || json!({"word_embed_proj_dim": D_MODEL})),
+    gated("baichuan", "baichuan", HEADS, || json!({})),
+    gated("baichuan_13b", "baichuan", HEADS, || json!({"max_position_embeddings": null, "model_max_length": MAX_POSITIONS})),
+    gated("internlm", "internlm", HEADS, || json!({"bias": true})),
+    gated("chatglm2", "chatglm", 2, || json!({})),
     Architecture { layers: LAYERS / 2, ..plain("t5", "t5", || relative_positions(json!({"feed_forward_proj": "relu"}))) },
     Architecture {
         layers: LAYERS / 2,
