@@ -100,7 +100,7 @@ impl ModelSpec {
 }
 
 /// A language model whose decoder's layers can be run in parts, looked into, and changed. An encoder-decoder is one whose passes
-/// [read](Pass::reading) what its [`encoder`](Self::encoder) made of the prompts; [`start`](dyn LanguageModel::start) makes passes of
+/// [read](Pass::reading) what its [`encoder`](Self::encoder) made of the prompts; `start` makes passes of
 /// both kinds.
 ///
 /// # Contract
