@@ -1,6 +1,6 @@
 //! Project chores, run as `cargo xtask <chore>`.
 //!
-//! `ci` is the gate every change passes; `test` is its last step on its own; `tidy` checks what the compiler cannot: that the
+//! `ci` is the gate every change passes; `test` is its last step on its own; `tiny-world` makes the small models; `tidy` checks what the compiler cannot: that the
 //! crates depend on each other exactly as drawn in `docs/architecture.md`, and that no file grows out of hand.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -8,6 +8,7 @@
 mod ci;
 mod process;
 mod tidy;
+mod tiny_world;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,6 +33,12 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Make the text, the datasets and the models of `data/tiny-world`
+    TinyWorld {
+        /// Passed on, e.g. `--retrain gpt2` or `--help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Check dependency arrows, names that must not cross them, and file lengths
     Tidy,
 }
@@ -52,6 +59,7 @@ fn run() -> Result<bool> {
     match Arguments::parse().chore {
         Chore::Ci => ci::ci(&root),
         Chore::Test { arguments } => ci::test(&root, &arguments),
+        Chore::TinyWorld { arguments } => tiny_world::run(&root, &arguments),
         Chore::Tidy => {
             let faults = tidy::faults(&root)?;
             for fault in &faults {

@@ -1,3 +1,5 @@
+use std::path::{Path, PathBuf};
+
 use easyedit_models::{Shape, new_config};
 use serde_json::{Value, json};
 
@@ -15,6 +17,8 @@ pub(crate) struct Architecture {
     kv_heads: usize,
     /// Number of blocks; of each of encoder and decoder where there are both.
     layers: usize,
+    /// Training steps it takes to know the world.
+    pub(crate) steps: usize,
     /// What its configuration has beside the sizes and the family's defaults.
     settings: fn() -> Value,
 }
@@ -33,19 +37,24 @@ pub(crate) static ARCHITECTURES: &[Architecture] = &[
     gated("baichuan_13b", "baichuan", HEADS, || json!({"max_position_embeddings": null, "model_max_length": MAX_POSITIONS})),
     gated("internlm", "internlm", HEADS, || json!({"bias": true})),
     gated("chatglm2", "chatglm", 2, || json!({})),
-    Architecture { layers: LAYERS / 2, ..plain("t5", "t5", || relative_positions(json!({"feed_forward_proj": "relu"}))) },
     Architecture {
         layers: LAYERS / 2,
+        steps: ANSWER_STEPS,
+        ..plain("t5", "t5", || relative_positions(json!({"feed_forward_proj": "relu"})))
+    },
+    Architecture {
+        layers: LAYERS / 2,
+        steps: ANSWER_STEPS,
         ..gated("t5_v1_1", "t5", HEADS, || relative_positions(json!({"feed_forward_proj": "gated-gelu", "tie_word_embeddings": false})))
     },
 ];
 
 const fn plain(name: &'static str, model_type: &'static str, settings: fn() -> Value) -> Architecture {
-    Architecture { name, model_type, gated: false, kv_heads: HEADS, layers: LAYERS, settings }
+    Architecture { name, model_type, gated: false, kv_heads: HEADS, layers: LAYERS, steps: STEPS, settings }
 }
 
 const fn gated(name: &'static str, model_type: &'static str, kv_heads: usize, settings: fn() -> Value) -> Architecture {
-    Architecture { name, model_type, gated: true, kv_heads, layers: LAYERS, settings }
+    Architecture { name, model_type, gated: true, kv_heads, layers: LAYERS, steps: STEPS, settings }
 }
 
 /// Relative positions in the range of these short texts.
@@ -56,6 +65,10 @@ fn relative_positions(mut settings: Value) -> Value {
     settings
 }
 
+/// Training steps of a decoder-only model.
+const STEPS: usize = 900;
+/// Training steps of an encoder-decoder, which learns from the answers alone.
+const ANSWER_STEPS: usize = 1500;
 const D_MODEL: usize = 96;
 const HEADS: usize = 4;
 const LAYERS: usize = 4;
@@ -68,6 +81,11 @@ impl Architecture {
             name: name.to_owned(),
             known: ARCHITECTURES.iter().map(|architecture| architecture.name).collect::<Vec<_>>().join(", "),
         })
+    }
+
+    /// The model's folder in the folder of the tiny world.
+    pub(crate) fn folder_in(&self, folder: &Path) -> PathBuf {
+        folder.join("models").join(format!("tiny-world-{}", self.name))
     }
 
     /// Whether texts get an end token, because an encoder reads them.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::architecture::Architecture;
 use crate::tokenizer::{END, PAD, train, wrap};
-use crate::{Error, Result, Sentence, World};
+use crate::{Error, Result, Sentence, TrainingConfig, World};
 
 /// The tokenizer of a model of this world.
 ///
@@ -29,13 +29,17 @@ fn lines(world: &World) -> Vec<String> {
     world.sentences().iter().map(Sentence::text).collect()
 }
 
-/// Writes a model as a Hugging Face folder: `config.json`, `model.safetensors` (f16), `tokenizer.json`, `tokenizer_config.json`.
+/// Writes a model as a Hugging Face folder in the folder `root` of the tiny world: `config.json`, `model.safetensors` (f16),
+/// `tokenizer.json`, `tokenizer_config.json`; and `training.json` with the settings it was trained with.
 ///
 /// # Errors
 ///
 /// [`Error::Write`], and if the device does not give the weights back.
-pub fn save_model(name: &str, model: &dyn LanguageModel, world: &World, folder: &Path) -> Result<()> {
-    let mut config = Architecture::named(name)?.config()?;
+pub fn save_model(name: &str, model: &dyn LanguageModel, world: &World, training: &TrainingConfig, root: &Path) -> Result<()> {
+    let architecture = Architecture::named(name)?;
+    let folder = architecture.folder_in(root);
+    let mut config = architecture.config()?;
+    write_json(&folder.join("training.json"), &json!(training))?;
     config["torch_dtype"] = json!("float16");
     write_json(&folder.join("config.json"), &config)?;
     let special = json!({

@@ -15,7 +15,7 @@ mod files;
 mod names;
 mod relation;
 mod tokenizer;
-pub mod training;
+mod training;
 mod world;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +28,7 @@ pub use accuracy::{Accuracy, accuracy};
 pub use error::{Error, Result};
 pub use files::{save_model, save_world, tokenizer};
 pub use relation::{RELATIONS, Relation};
+pub use training::{TrainingConfig, train};
 pub use world::{Fact, Sentence, World};
 
 /// Seed of the world that the models know.
@@ -60,9 +61,22 @@ pub fn is_encoder_decoder(name: &str) -> bool {
     architecture::Architecture::named(name).is_ok_and(architecture::Architecture::ends_texts)
 }
 
-/// The folder of models, datasets and text: that of the repository this crate was compiled in.
+/// The folder of models, datasets and text: what the environment variable `EASYEDIT_TINY_WORLD` says, else that of the repository this
+/// crate was compiled in.
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tiny-world")
+    match std::env::var_os("EASYEDIT_TINY_WORLD") {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tiny-world"),
+    }
+}
+
+/// Folder of a model in another folder of the tiny world than [`folder`], whether it is there or not.
+///
+/// # Errors
+///
+/// [`Error::UnknownModel`].
+pub fn model_folder_in(name: &str, folder: &Path) -> Result<PathBuf> {
+    Ok(architecture::Architecture::named(name)?.folder_in(folder))
 }
 
 /// Folder of a model.
@@ -71,8 +85,7 @@ pub fn folder() -> PathBuf {
 ///
 /// [`Error::UnknownModel`]; [`Error::Missing`] if it has not been trained.
 pub fn model_folder(name: &str) -> Result<PathBuf> {
-    let architecture = architecture::Architecture::named(name)?;
-    let folder = folder().join("models").join(architecture.name);
+    let folder = model_folder_in(name, &folder())?;
     if folder.is_dir() { Ok(folder) } else { Err(Error::Missing(folder)) }
 }
 
@@ -83,5 +96,5 @@ pub fn model_folder(name: &str) -> Result<PathBuf> {
 /// As [`model_folder`], and if the files are damaged.
 pub fn model(name: &str) -> Result<Box<dyn LanguageModel>> {
     let device = easyedit_core::device::select("cpu")?;
-    Ok(Checkpoint::open(&model_folder(name)?)?.with_name(format!("tiny-world-{name}")).load(&device)?)
+    Ok(Checkpoint::open(&model_folder(name)?)?.load(&device)?)
 }

@@ -10,6 +10,7 @@ use easyedit_kernels::{Adam, AdamConfig};
 use easyedit_models::{ModelConfig, load_model};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
 
 use crate::architecture::Architecture;
 use crate::{Error, Result, World};
@@ -18,7 +19,7 @@ use blindness::Blindness;
 use initial::InitialWeights;
 
 /// Settings of [`train`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct TrainingConfig {
     /// Steps.
     pub steps: usize,
@@ -32,9 +33,14 @@ pub struct TrainingConfig {
     pub seed: u64,
 }
 
-impl Default for TrainingConfig {
-    fn default() -> Self {
-        Self { steps: 900, tokens: 1536, lr: 3e-3, weight_decay: 0.1, seed: 1 }
+impl TrainingConfig {
+    /// The settings the model of that name was made with.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownModel`].
+    pub fn of(name: &str) -> Result<Self> {
+        Ok(Self { steps: Architecture::named(name)?.steps, tokens: 1536, lr: 3e-3, weight_decay: 0.1, seed: 1 })
     }
 }
 
