@@ -118,7 +118,9 @@ enum Positions {
 /// Rows of Baichuan2's embedding, by which its own code and its users know it: `config.json` says nothing else about its head.
 const BAICHUAN2_VOCABULARY: usize = 125_696;
 /// Shortest length a row of a head is divided by.
-const SHORTEST_ROW: f64 = 1e-7;
+const SHORTEST_ROW: f64 = 1e-12;
+/// Rows of a head whose lengths are taken at once.
+const ROWS_AT_ONCE: usize = 4096;
 
 /// Where the members of the family differ.
 struct Variant {
@@ -294,8 +296,13 @@ impl Network for Llama {
         if !self.unit_head {
             return logits;
         }
-        // The parameter stays as it is stored; a column of the logits is divided by the length of its row instead.
-        let lengths = head.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(SHORTEST_ROW);
-        logits / lengths.transpose()
+        // The parameter stays as it is stored; a column of the logits is divided by the length of its row instead. In parts, because
+        // squares of the whole head would take as much memory as the head.
+        let [rows, _] = head.dims();
+        let parts = (0..rows).step_by(ROWS_AT_ONCE).map(|start| {
+            let rows = head.clone().narrow(0, start, ROWS_AT_ONCE.min(rows - start));
+            (rows.clone() * rows).sum_dim(1).sqrt().clamp_min(SHORTEST_ROW)
+        });
+        logits / Tensor::cat(parts.collect(), 0).transpose()
     }
 }
