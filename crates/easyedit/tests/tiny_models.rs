@@ -108,3 +108,18 @@ fn rome_edits_of_a_sequence_stack() {
         assert_ne!(weights(&*edited), weights(&*session.edited_by(0).unwrap()));
     }
 }
+
+#[test]
+fn the_file_for_gpt_j_fits_the_family() {
+    let mut spec = tiny_model("gptj", 1).unwrap().spec().clone();
+    spec.n_layers = 28;
+    let registry = easyedit::registry();
+    let found = hparams::find(registry.get("ROME").unwrap(), "EleutherAI/gpt-j-6b", &spec).unwrap();
+    assert_eq!(found.source, hparams::HparamsSource::BuiltIn("ROME/gpt-j-6B.yaml".into()));
+    let text = |key| found.document.text(key).unwrap();
+    let modules = &spec.modules;
+    assert_eq!(
+        (text("attn_module_tmp"), text("ln_f_module"), text("lm_head_module")),
+        (&*modules.attention, &*modules.final_norm, &*modules.lm_head)
+    );
+}

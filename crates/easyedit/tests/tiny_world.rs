@@ -23,6 +23,23 @@ fn edit(method: &str, model: &str, requests: &[EditRequest], mode: Mode) -> easy
 }
 
 #[test]
+fn the_datasets_are_read_as_the_requests_they_were_made_from() {
+    let read = |file: &str| easyedit::data::read_requests(&tiny_world::folder().join(file)).unwrap();
+    let requests = tiny_world::requests();
+    assert_eq!(read("requests.json"), requests);
+    for file in ["zsre.json", "counterfact.json"] {
+        for (read, request) in read(file).iter().zip(&requests) {
+            assert_eq!((&read.prompt, &read.subject, &read.target_new), (&request.prompt, &request.subject, &request.target_new), "{file}");
+            assert_eq!((&read.ground_truth, &read.rephrase_prompt), (&request.ground_truth, &request.rephrase_prompt), "{file}");
+            assert_eq!(read.locality["neighborhood"][0], request.locality["neighborhood"][0], "{file}");
+        }
+    }
+    let kinds = |read: &EditRequest| read.portability.len();
+    let zsre = read("zsre.json");
+    assert_eq!(zsre.iter().map(kinds).sum::<usize>(), requests.iter().map(kinds).sum::<usize>());
+}
+
+#[test]
 fn every_model_knows_its_world() {
     for name in tiny_world::model_names() {
         let model = tiny_world::model(name).unwrap();

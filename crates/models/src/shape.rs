@@ -112,6 +112,28 @@ mod tests {
     use crate::family;
 
     #[test]
+    fn chatglm2_has_groups_of_queries() {
+        let config = json!({
+            "model_type": "chatglm", "add_bias_linear": false, "add_qkv_bias": true, "ffn_hidden_size": 13696, "hidden_size": 4096,
+            "kv_channels": 128, "layernorm_epsilon": 1e-5, "multi_query_attention": true, "multi_query_group_num": 2,
+            "num_attention_heads": 32, "num_layers": 28, "padded_vocab_size": 65024, "post_layer_norm": true, "rmsnorm": true,
+            "seq_length": 32768,
+        });
+        let config = ModelConfig::new(config, "config.json").unwrap();
+        let want = Shape {
+            vocab_size: 65024,
+            d_model: 4096,
+            d_mlp: 13696,
+            n_layers: 28,
+            heads: 32,
+            kv_heads: 2,
+            head_dim: 128,
+            max_positions: 32768,
+        };
+        assert_eq!(Shape::read(&config, &family("chatglm").unwrap().keys).unwrap(), want);
+    }
+
+    #[test]
     fn configurations_of_public_models_give_their_sizes() {
         let gpt_neox = |layers: usize, width: usize, heads: usize, vocabulary: usize| {
             json!({"model_type": "gpt_neox", "hidden_act": "gelu", "hidden_size": width, "intermediate_size": 4 * width,
@@ -141,6 +163,20 @@ mod tests {
                        "max_position_embeddings": 2048, "num_attention_heads": 12, "num_hidden_layers": 12, "vocab_size": 50272,
                        "word_embed_proj_dim": 768}),
                 [50272, 768, 3072, 12, 12, 64, 2048],
+            ),
+            (
+                "InternLM 7B",
+                json!({"model_type": "internlm", "bias": true, "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 11008,
+                       "max_position_embeddings": 2048, "num_attention_heads": 32, "num_hidden_layers": 32, "rms_norm_eps": 1e-6,
+                       "tie_word_embeddings": false, "vocab_size": 103168}),
+                [103168, 4096, 11008, 32, 32, 128, 2048],
+            ),
+            (
+                "Baichuan 7B",
+                json!({"model_type": "baichuan", "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 11008,
+                       "max_position_embeddings": 4096, "num_attention_heads": 32, "num_hidden_layers": 32, "rms_norm_eps": 1e-6,
+                       "tie_word_embeddings": false, "vocab_size": 64000}),
+                [64000, 4096, 11008, 32, 32, 128, 4096],
             ),
         ];
         for (name, config, [vocab_size, d_model, d_mlp, n_layers, heads, head_dim, max_positions]) in cases {
