@@ -16,7 +16,7 @@ const ARCHITECTURE: &str = "docs/architecture.md";
 /// The fence of the block in it that lists them, one `from -> to, to` a line.
 const ARROWS_FENCE: &str = "```arrows";
 /// Crates that any crate's tests may use beyond the drawn arrows.
-const TEST_SUPPORT: &[&str] = &["easyedit-core", "easyedit-models", "easyedit-kernels", "easyedit-data"];
+const TEST_SUPPORT: &[&str] = &["easyedit-core", "easyedit-models", "easyedit-kernels", "easyedit-data", "easyedit-tiny-world"];
 /// Beginnings of words that name a model family.
 const FAMILIES: &[&str] = &[
     "gpt2", "gptj", "gptneo", "llama", "mistral", "mixtral", "qwen", "baichuan", "internlm", "chatglm", "smollm", "vicuna", "gemma",

@@ -111,7 +111,7 @@ parameters!(Block {
 /// How tokens know where they are.
 #[derive(Clone)]
 enum Positions {
-    Rotary(Rotary),
+    Rotary(Box<Rotary>),
     Alibi(Alibi),
 }
 
@@ -210,7 +210,7 @@ fn load(
     let activation = Activation::of(config, "hidden_act", "silu")?;
     let positions = match variant.alibi {
         true => Positions::Alibi(Alibi::new(heads)),
-        false => Positions::Rotary(read_rotary(config, head_dim, device)?),
+        false => Positions::Rotary(Box::new(read_rotary(config, head_dim, device)?)),
     };
 
     let loader = Loader::new(tensors, device, BASE);
@@ -224,11 +224,11 @@ fn load(
             input_norm: RmsNorm::load(&loader, &at("input_layernorm"), d_model, epsilon)?,
             projections: match variant.fused {
                 true => Projections::Fused(linear(at("self_attn.W_pack"), [d_model, d_query + 2 * d_key], variant.qkv_bias)?),
-                false => Projections::Separate {
-                    query: linear(at("self_attn.q_proj"), [d_model, d_query], variant.qkv_bias)?,
-                    key: linear(at("self_attn.k_proj"), [d_model, d_key], variant.qkv_bias)?,
-                    value: linear(at("self_attn.v_proj"), [d_model, d_key], variant.qkv_bias)?,
-                },
+                false => Projections::Separate(Box::new([
+                    linear(at("self_attn.q_proj"), [d_model, d_query], variant.qkv_bias)?,
+                    linear(at("self_attn.k_proj"), [d_model, d_key], variant.qkv_bias)?,
+                    linear(at("self_attn.v_proj"), [d_model, d_key], variant.qkv_bias)?,
+                ])),
             },
             output: linear(at("self_attn.o_proj"), [d_query, d_model], variant.output_bias)?,
             post_attention_norm: RmsNorm::load(&loader, &at("post_attention_layernorm"), d_model, epsilon)?,
@@ -252,7 +252,7 @@ fn load(
 /// What all blocks of a pass share.
 enum Shared {
     /// Rotations of queries (with the scale of the scores) and of keys.
-    Rotations(Rotations),
+    Rotations(Box<Rotations>),
     /// What is added to the scores, the causal mask with it: `[rows, heads, width, slots]`.
     Bias(Tensor<4>),
 }
@@ -266,7 +266,7 @@ impl Network for Llama {
 
     fn shared(&self, pass: &Pass) -> Shared {
         match &self.positions {
-            Positions::Rotary(rotary) => Shared::Rotations(rotary.for_attention(pass.positions(), self.attention.scale())),
+            Positions::Rotary(rotary) => Shared::Rotations(Box::new(rotary.for_attention(pass.positions(), self.attention.scale()))),
             Positions::Alibi(alibi) => Shared::Bias(alibi.bias(pass)),
         }
     }

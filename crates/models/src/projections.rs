@@ -4,11 +4,14 @@ use crate::attention::Attention;
 use crate::linear::Linear;
 use crate::parameters::{ParamMut, ParamRef, Parameters, join};
 
+/// Names of separate projections.
+const SEPARATE: [&str; 3] = ["q_proj", "k_proj", "v_proj"];
+
 /// The projections of an attention onto queries, keys and values, as the checkpoint stores them.
 #[derive(Clone, Debug)]
 pub(crate) enum Projections {
-    /// Three weights.
-    Separate { query: Linear, key: Linear, value: Linear },
+    /// Three weights: of queries, keys and values.
+    Separate(Box<[Linear; 3]>),
     /// One weight, the three below each other (Baichuan).
     Fused(Linear),
 }
@@ -21,7 +24,7 @@ impl Projections {
     /// `[tokens, d_model]` -> `[tokens, heads * head_dim]` and twice `[tokens, kv_heads * head_dim]`
     pub(crate) fn forward(&self, x: Tensor<2>, attention: &Attention) -> [Tensor<2>; 3] {
         match self {
-            Self::Separate { query, key, value } => [query.forward(x.clone()), key.forward(x.clone()), value.forward(x)],
+            Self::Separate(projections) => projections.each_ref().map(|projection| projection.forward(x.clone())),
             Self::Fused(linear) => attention.fused(linear, x),
         }
     }
@@ -30,10 +33,10 @@ impl Projections {
 impl Parameters for Projections {
     fn visit<'a>(&'a self, path: &str, see: &mut dyn FnMut(&str, ParamRef<'a>)) {
         match self {
-            Self::Separate { query, key, value } => {
-                query.visit(&join(path, "q_proj"), see);
-                key.visit(&join(path, "k_proj"), see);
-                value.visit(&join(path, "v_proj"), see);
+            Self::Separate(projections) => {
+                for (projection, name) in projections.iter().zip(SEPARATE) {
+                    projection.visit(&join(path, name), see);
+                }
             }
             Self::Fused(linear) => linear.visit(&join(path, "W_pack"), see),
         }
@@ -41,10 +44,10 @@ impl Parameters for Projections {
 
     fn visit_mut(&mut self, path: &str, see: &mut dyn FnMut(&str, ParamMut<'_>)) {
         match self {
-            Self::Separate { query, key, value } => {
-                query.visit_mut(&join(path, "q_proj"), see);
-                key.visit_mut(&join(path, "k_proj"), see);
-                value.visit_mut(&join(path, "v_proj"), see);
+            Self::Separate(projections) => {
+                for (projection, name) in projections.iter_mut().zip(SEPARATE) {
+                    projection.visit_mut(&join(path, name), see);
+                }
             }
             Self::Fused(linear) => linear.visit_mut(&join(path, "W_pack"), see),
         }

@@ -15,7 +15,22 @@ use easyedit_core::{LanguageModel, Matrix, Pass, TokenBatch};
 use easyedit_models::*;
 
 /// Decoders that have to be among those checked.
-const SUPPORTED: &[&str] = &["gpt2", "llama", "llama3", "mistral", "qwen2"];
+const SUPPORTED: &[&str] = &[
+    "baichuan",
+    "baichuan_13b",
+    "chatglm2",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gpt_neox_sequential",
+    "gptj",
+    "internlm",
+    "llama",
+    "llama3",
+    "mistral",
+    "opt",
+    "qwen2",
+];
 
 struct Golden {
     name: String,

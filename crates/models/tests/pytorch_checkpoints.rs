@@ -213,7 +213,7 @@ fn tensors_that_are_missing_misshapen_damaged_or_of_another_type_are_named() {
     // A storage that is shorter than the pickle says, one that is not there, and a view beyond its storage.
     let whole = [Storage { class: "FloatStorage", bytes: vec![0; 8] }];
     let view = View { name: "x".into(), storage: 0, offset: 0, shape: vec![2], stride: vec![1] };
-    let pickle = state_dict(&whole, &[view.clone()]);
+    let pickle = state_dict(&whole, std::slice::from_ref(&view));
     let short = [Storage { class: "FloatStorage", bytes: vec![0; 4] }];
     unreadable(with(&archive(&pickle, &short)).path(), "x", &[2], &[PYTORCH_FILE]);
     unreadable(with(&archive(&pickle, &[])).path(), "x", &[2], &[PYTORCH_FILE]);
