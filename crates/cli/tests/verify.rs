@@ -12,7 +12,29 @@ use easyedit::models::{PYTORCH_FILE, SafetensorsSource, TensorSource};
 
 /// The repository's golden LLaMA.
 fn golden() -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/golden/llama").to_str().unwrap().to_owned()
+    golden_of("llama")
+}
+
+fn golden_of(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/golden").join(name).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn encoder_decoders_and_text_encoders_are_compared_too() {
+    let sandbox = Sandbox::new();
+    let encoder_decoder = ["encoder_hidden_1", "encoder_last_hidden_state", "decoder_hidden_1", "logits", "not compared: decoder_hidden_2"];
+    let text_encoder = ["last_hidden_state", "mean_pooled", "sentence_embedding", "not compared: loss_row0"];
+    for (name, parts) in [("t5", &encoder_decoder[..]), ("bert", &text_encoder[..])] {
+        let folder = golden_of(name);
+        let text = sandbox.run(&["verify", "--model", &folder, "--golden", &format!("{folder}/golden.safetensors")]).success().stdout();
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is not in: {text}");
+        }
+    }
+    let file = format!("{}/golden.safetensors", golden_of("t5"));
+    sandbox.run(&["verify", "--model", &golden(), "--golden", &file]).fails(1, &["decoder_input_ids", "encoder-decoder"]);
+    let file = format!("{}/golden.safetensors", golden());
+    sandbox.run(&["verify", "--model", &golden_of("t5"), "--golden", &file]).fails(1, &["decoder_input_ids", "is missing"]);
 }
 
 #[test]

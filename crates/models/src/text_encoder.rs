@@ -208,6 +208,11 @@ pub fn load_text_encoder(
     Ok(TextEncoder { name: name.to_owned(), shape, tokenizer, device: device.clone(), network })
 }
 
+/// Whether models of a `model_type` are text encoders.
+pub fn is_text_encoder(model_type: &str) -> bool {
+    FAMILIES.iter().any(|family| family.model_type == model_type)
+}
+
 fn family(model_type: &str) -> Result<&'static TextFamily> {
     FAMILIES.iter().copied().find(|family| family.model_type == model_type).ok_or_else(|| {
         let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();

@@ -1,14 +1,16 @@
 //! Comparing a model with what another implementation computed from the same checkpoint.
 
 mod golden;
+mod grid;
 
 use std::path::Path;
 
+use burn::tensor::Tensor;
 use easyedit_core::{Capture, LanguageModel, Module, Pass, Site, TokenBatch, tensor_values};
 use serde::Serialize;
 
-use crate::Result;
-use golden::GoldenFile;
+use crate::{Result, TextEncoder};
+use golden::{Along, Computed, GoldenFile, hidden_name};
 
 /// How far one tensor of the file is from the model's.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -19,7 +21,7 @@ pub struct TensorAgreement {
     pub compared: usize,
     /// Largest absolute difference; infinite if one of the two is not a number.
     pub largest_difference: f32,
-    /// The row and the token (counted among all tokens of the row in the file) where it is.
+    /// The row and the token (counted among all tokens of the row in the file; 0 where a row has one vector) where it is.
     pub at: [usize; 2],
     /// Whether it is at most the tolerance.
     pub agrees: bool,
@@ -34,12 +36,12 @@ pub struct NotCompared {
     pub reason: &'static str,
 }
 
-/// The outcome of [`verify`].
+/// The outcome of [`verify`] and [`verify_text_encoder`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verification {
     /// Rows of the file's batch.
     pub rows: usize,
-    /// Real tokens in them.
+    /// Real tokens in them, those of a decoder's rows included.
     pub tokens: usize,
     /// Largest difference that is accepted.
     pub tolerance: f32,
@@ -61,14 +63,15 @@ impl Verification {
     }
 }
 
-/// Runs `model` on the `input_ids` of the safetensors file `golden`, and compares what it computes with the file's `logits` and
-/// `hidden_i`.
+/// Runs `model` on the token ids of the safetensors file `golden`, and compares what it computes with what the file holds of it.
 ///
 /// # Shapes
 ///
-/// `input_ids` and `attention_mask`: `[rows, length]` (the mask may be left out), `logits`: `[rows, length, vocab_size]`, `hidden_i`:
-/// `[rows, length, d_model]`. Rows may be padded on either side: pads are neither run nor compared. `hidden_i` is what enters layer
-/// `i`, `hidden_0` the embeddings; the last of Hugging Face's hidden states is taken behind the final norm and is not compared.
+/// `input_ids` and `attention_mask`: `[rows, length]` (the mask may be left out). Rows may be padded on either side: pads are neither run
+/// nor compared. A decoder is compared by `logits: [rows, length, vocab_size]` and `hidden_i: [rows, length, d_model]`, where `hidden_i` is
+/// what enters layer `i`. An encoder-decoder reads `decoder_input_ids` (and `decoder_attention_mask`) besides, and is compared by
+/// `encoder_hidden_i`, `encoder_last_hidden_state` (behind the final norm), `decoder_hidden_i` and `logits`. The last of a decoder's hidden
+/// states in Hugging Face's count is taken behind the final norm and is not compared.
 ///
 /// # Errors
 ///
@@ -76,30 +79,94 @@ impl Verification {
 /// compare, [`Error::Tensor`](crate::Error::Tensor) naming a tensor of another type or a shape that does not fit, and what the model
 /// says of token ids beyond its vocabulary.
 pub fn verify(model: &dyn LanguageModel, golden: &Path, tolerance: f32) -> Result<Verification> {
-    let file = GoldenFile::open(golden)?;
     let spec = model.spec();
-    let batch = TokenBatch::new(file.rows())?;
-    let comparable = file.comparable(spec.n_layers)?;
-    for name in &comparable.names {
-        let width = if name == golden::LOGITS { spec.vocab_size } else { spec.d_model };
-        file.check_shape(name, width)?;
-    }
-    // The last site keeps the run from ending before the last layer is done.
-    let sites = (0..spec.n_layers).map(|layer| Site::new(layer, Module::BlockInput));
-    let mut capture = Capture::new(sites.chain([Site::new(spec.n_layers.saturating_sub(1), Module::BlockOutput)]));
-    let mut pass = Pass::new(batch.clone(), &model.device());
-    let last = model.hidden(&mut pass, &mut capture)?;
+    let file = GoldenFile::open(golden, spec.encoder.is_some())?;
+    let mut known = Vec::new();
+    let (prefix, along) = match &spec.encoder {
+        Some(encoder) => {
+            known.extend((0..encoder.n_layers).map(|layer| (hidden_name("encoder_", layer), Along::Input, spec.d_model)));
+            known.push((ENCODER_LAST.to_owned(), Along::Input, spec.d_model));
+            ("decoder_", Along::Decoder)
+        }
+        None => ("", Along::Input),
+    };
+    known.extend((0..spec.n_layers).map(|layer| (hidden_name(prefix, layer), along, spec.d_model)));
+    known.push((LOGITS.to_owned(), along, spec.vocab_size));
+    file.check(&known)?;
 
-    let mut tensors = Vec::new();
-    for name in comparable.names {
-        let computed = match golden::hidden_index(&name) {
-            Some(layer) => match capture.take(Site::new(layer, Module::BlockInput)) {
-                Some(hidden) => hidden,
-                None => continue,
-            },
-            None => model.logits(last.clone(), &(0..batch.tokens()).collect::<Vec<_>>())?,
-        };
-        tensors.push(file.compare(name, &tensor_values(&computed)?, tolerance)?);
+    let (computed, batch) = match model.encoder() {
+        Some(encoder) => {
+            let mut capture = Capture::new((0..encoder.spec().n_layers).map(|layer| Site::new(layer, Module::BlockInput)));
+            let output = encoder.encode(&TokenBatch::new(file.rows(Along::Input))?, &mut capture)?;
+            let mut computed = hidden_states(&mut capture, "encoder_", Along::Input, encoder.spec().n_layers);
+            computed.push(Computed::new(ENCODER_LAST, Along::Input, output.hidden()));
+            let batch = TokenBatch::new(file.rows(Along::Decoder))?;
+            let pass = Pass::new(batch.clone(), &model.device()).reading(output)?;
+            computed.extend(decoder_states(model, pass, prefix, along)?);
+            (computed, batch)
+        }
+        None => {
+            let batch = TokenBatch::new(file.rows(Along::Input))?;
+            (decoder_states(model, Pass::new(batch.clone(), &model.device()), prefix, along)?, batch)
+        }
+    };
+    let tokens = batch.tokens() + if spec.encoder.is_some() { file.rows(Along::Input).iter().map(Vec::len).sum() } else { 0 };
+    file.compare(&known, computed, tokens, tolerance)
+}
+
+/// As [`verify`], of a text encoder: by `last_hidden_state: [rows, length, d_model]`, and by `mean_pooled` and `sentence_embedding` (the mean
+/// over the real tokens, and the same of length 1): `[rows, d_model]`.
+///
+/// # Errors
+///
+/// As [`verify`].
+pub fn verify_text_encoder(model: &TextEncoder, golden: &Path, tolerance: f32) -> Result<Verification> {
+    let file = GoldenFile::open(golden, false)?;
+    let known: Vec<(String, Along, usize)> = [(LAST, Along::Input), (MEAN_POOLED, Along::Row), (EMBEDDING, Along::Row)]
+        .map(|(name, along)| (name.to_owned(), along, model.d_model()))
+        .into();
+    file.check(&known)?;
+    let batch = TokenBatch::new(file.rows(Along::Input))?;
+    let pooled = model.mean_pooled(&batch)?;
+    let length = (pooled.clone() * pooled.clone()).sum_dim(1).sqrt();
+    let computed = vec![
+        Computed::new(LAST, Along::Input, model.last_hidden_state(&batch)?),
+        Computed::new(MEAN_POOLED, Along::Row, pooled.clone()),
+        Computed::new(EMBEDDING, Along::Row, pooled / length),
+    ];
+    file.compare(&known, computed, batch.tokens(), tolerance)
+}
+
+const LOGITS: &str = "logits";
+const ENCODER_LAST: &str = "encoder_last_hidden_state";
+const LAST: &str = "last_hidden_state";
+const MEAN_POOLED: &str = "mean_pooled";
+const EMBEDDING: &str = "sentence_embedding";
+
+/// What enters each layer of a decoder, and its logits.
+fn decoder_states(model: &dyn LanguageModel, mut pass: Pass, prefix: &str, along: Along) -> Result<Vec<Computed>> {
+    let n_layers = model.spec().n_layers;
+    // The last site keeps the run from ending before the last layer is done.
+    let sites = (0..n_layers).map(|layer| Site::new(layer, Module::BlockInput));
+    let mut capture = Capture::new(sites.chain([Site::new(n_layers.saturating_sub(1), Module::BlockOutput)]));
+    let last = model.hidden(&mut pass, &mut capture)?;
+    let mut computed = hidden_states(&mut capture, prefix, along, n_layers);
+    let positions: Vec<usize> = (0..pass.batch().tokens()).collect();
+    computed.push(Computed::new(LOGITS, along, model.logits(last, &positions)?));
+    Ok(computed)
+}
+
+fn hidden_states(capture: &mut Capture, prefix: &str, along: Along, n_layers: usize) -> Vec<Computed> {
+    let state = |layer| Some(Computed::new(&hidden_name(prefix, layer), along, capture.take(Site::new(layer, Module::BlockInput))?));
+    (0..n_layers).filter_map(state).collect()
+}
+
+impl Computed {
+    fn new(name: &str, along: Along, tensor: Tensor<2>) -> Self {
+        Self { name: name.to_owned(), along, tensor }
     }
-    Ok(Verification { rows: batch.rows(), tokens: batch.tokens(), tolerance, tensors, not_compared: comparable.left_out })
+
+    fn values(&self) -> Result<Vec<f32>> {
+        Ok(tensor_values(&self.tensor)?)
+    }
 }

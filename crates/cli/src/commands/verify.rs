@@ -1,7 +1,7 @@
 //! `easyedit verify`
 
 use anyhow::{Result, bail};
-use easyedit::models::{Verification, verify};
+use easyedit::models::{Verification, is_text_encoder, verify, verify_text_encoder};
 use serde_json::json;
 
 use super::{Context, check_file, describe};
@@ -12,13 +12,22 @@ pub(super) fn run(context: &Context, arguments: &VerifyArguments) -> Result<()> 
     context.check_device()?;
     check_file("--golden", &arguments.golden)?;
     let checkpoint = context.open(&arguments.model.model)?;
-    let model = context.load(&checkpoint)?;
-    let verification = verify(&*model, &arguments.golden, arguments.tolerance as f32)?;
+    let (golden, tolerance) = (&arguments.golden, arguments.tolerance as f32);
+    let (verification, description) = if is_text_encoder(checkpoint.model_type()) {
+        let device = easyedit::device::select(&context.common.device)?;
+        let model = checkpoint.load_text_encoder(&device)?;
+        let width = model.d_model();
+        let description = format!("{} ({}, width {width}) on {}", model.name(), checkpoint.model_type(), context.common.device);
+        (verify_text_encoder(&model, golden, tolerance)?, description)
+    } else {
+        let model = context.load(&checkpoint)?;
+        (verify(&*model, golden, tolerance)?, describe(&*model, &context.common.device))
+    };
     let value = json!({
-        "model": model.spec().name, "family": model.spec().family, "golden": arguments.golden, "agrees": verification.agrees(),
+        "model": checkpoint.name(), "family": checkpoint.model_type(), "golden": golden, "agrees": verification.agrees(),
         "verification": verification,
     });
-    context.output.print(&value, || text(&describe(&*model, &context.common.device), &verification))?;
+    context.output.print(&value, || text(&description, &verification))?;
     if let Some(worst) = verification.worst().filter(|worst| !worst.agrees) {
         bail!(
             "{} differs from {} by up to {:.1e}, more than {:.1e} (--tolerance)",
