@@ -37,6 +37,7 @@ mod resolve;
 mod rotary;
 mod safetensors_source;
 mod save;
+mod sentencepiece;
 mod shape;
 mod shard_index;
 mod source;
@@ -47,6 +48,7 @@ mod text_encoder;
 #[doc(hidden)]
 pub mod tiny;
 mod tokenizer_files;
+mod tokenizer_parts;
 mod verify;
 mod weight_type;
 
@@ -62,6 +64,6 @@ pub use save::{PROVENANCE_FILE, SavedCheckpoint, SavedTensor, check_output, save
 pub use shape::Shape;
 pub use source::TensorSource;
 pub use text_encoder::{TextEncoder, load_text_encoder};
-pub use tokenizer_files::{TOKENIZER_FILE, load_tokenizer};
+pub use tokenizer_files::{SENTENCEPIECE_FILES, TOKENIZER_FILE, load_tokenizer};
 pub use verify::{NotCompared, TensorAgreement, Verification, verify};
 pub use weight_type::WeightType;
