@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::loader::stored_under;
 use crate::shape::ShapeKeys;
-use crate::{Error, ModelConfig, Result, Shape, TensorSource, chatglm, gpt_neo, gpt_neox, gpt2, gptj, llama, opt, t5};
+use crate::{Error, ModelConfig, Result, Shape, TensorSource, chatglm, gpt_neo, gpt_neox, gpt2, gptj, llama, opt, t5, text_encoder};
 
 type Load = fn(&ModelConfig, &str, &dyn TensorSource, Tokenizer, &Device) -> Result<Box<dyn LanguageModel>>;
 
@@ -92,7 +92,11 @@ pub fn load_model(
 ///
 /// [`Error::Unsupported`] for an unknown family.
 pub fn stored_name(model_type: &str, name: &ParamName, contains: &dyn Fn(&str) -> bool) -> Result<String> {
-    Ok(stored_under(family(model_type)?.base, name.as_str(), contains).to_owned())
+    let base = match text_encoder::base(model_type) {
+        Some(base) => base,
+        None => family(model_type)?.base,
+    };
+    Ok(stored_under(base, name.as_str(), contains).to_owned())
 }
 
 /// Checks that every id of the tokenizer is a row of the embedding.

@@ -37,6 +37,7 @@ mod resolve;
 mod rotary;
 mod safetensors_source;
 mod save;
+mod sentencepiece;
 mod shape;
 mod shard_index;
 mod source;
@@ -47,6 +48,7 @@ mod text_encoder;
 #[doc(hidden)]
 pub mod tiny;
 mod tokenizer_files;
+mod tokenizer_parts;
 mod verify;
 mod weight_type;
 
@@ -61,7 +63,13 @@ pub use safetensors_source::{INDEX_FILE, SINGLE_FILE, SafetensorsSource, Shard, 
 pub use save::{PROVENANCE_FILE, SavedCheckpoint, SavedTensor, check_output, save_checkpoint, save_checkpoint_into};
 pub use shape::Shape;
 pub use source::TensorSource;
+<<<<<<< HEAD
 pub use text_encoder::{TextEncoder, is_text_encoder, load_text_encoder};
 pub use tokenizer_files::{TOKENIZER_FILE, load_tokenizer};
 pub use verify::{NotCompared, TensorAgreement, Verification, verify, verify_text_encoder};
+=======
+pub use text_encoder::{TextEncoder, load_text_encoder};
+pub use tokenizer_files::{SENTENCEPIECE_FILES, TOKENIZER_FILE, load_tokenizer};
+pub use verify::{NotCompared, TensorAgreement, Verification, verify};
+>>>>>>> zoo-sp
 pub use weight_type::WeightType;

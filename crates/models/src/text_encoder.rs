@@ -210,7 +210,12 @@ pub fn load_text_encoder(
 
 /// Whether models of a `model_type` are text encoders.
 pub fn is_text_encoder(model_type: &str) -> bool {
-    FAMILIES.iter().any(|family| family.model_type == model_type)
+    base(model_type).is_some()
+}
+
+/// What parameter names of a text encoder begin with, and some checkpoints leave out; `None` if it is none.
+pub(crate) fn base(model_type: &str) -> Option<&'static str> {
+    FAMILIES.iter().find(|family| family.model_type == model_type).map(|family| family.base)
 }
 
 fn family(model_type: &str) -> Result<&'static TextFamily> {

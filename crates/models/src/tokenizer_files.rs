@@ -5,31 +5,35 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::json_file::{read_json_object_if_present, read_small_file};
+use crate::sentencepiece::{self, CONVERT};
 use crate::{Error, Result};
 
 /// The tokenizer of a Hugging Face folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// The tokenizers a folder may have instead, in SentencePiece's format; T5's is the second.
+pub const SENTENCEPIECE_FILES: [&str; 2] = ["tokenizer.model", "spiece.model"];
 const GENERATION_CONFIG_FILE: &str = "generation_config.json";
-const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+pub(crate) const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 const EOS_ID_KEY: &str = "eos_token_id";
 
-/// Reads `tokenizer.json` of `folder`. Ids that end a text are gathered from `generation_config.json`, from `config` (the folder's
-/// `config.json`) and from `eos_token` of `tokenizer_config.json`.
+/// Reads the tokenizer of `folder`: `tokenizer.json`, else `tokenizer.model` or `spiece.model`. Ids that end a text are gathered from
+/// `generation_config.json`, from `config` (the folder's `config.json`) and from `eos_token` of `tokenizer_config.json`; if none of
+/// them names one, it is the SentencePiece vocabulary's.
 ///
 /// # Errors
 ///
-/// [`Error::NotFound`] saying how to make a `tokenizer.json` when there is none; [`Error::Format`] naming the file that is damaged.
+/// [`Error::NotFound`] saying how to make a `tokenizer.json` when there is none of them; [`Error::Format`] naming the file that is
+/// damaged.
 pub fn load_tokenizer(folder: &Path, config: &Value) -> Result<Tokenizer> {
+    let tokenizer_config = read_json_object_if_present(&folder.join(TOKENIZER_CONFIG_FILE))?;
     let path = folder.join(TOKENIZER_FILE);
-    if !path.exists() {
-        return Err(no_tokenizer(folder));
-    }
-    let bytes = read_small_file(&path)?;
-    let damaged = |what: &dyn std::fmt::Display| Error::format(&path, format!("is not a tokenizer: {what}; fetch it again"));
-    // The tokenizers crate panics on some damaged files instead of returning an error; most of those are not JSON at all.
-    serde_json::from_slice::<IgnoredAny>(&bytes).map_err(|e| damaged(&e))?;
-    let parsed = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&bytes));
-    let inner = parsed.map_err(|_| damaged(&"its parts contradict each other"))?.map_err(|e| damaged(&e))?;
+    let (inner, own_eos) = if path.exists() {
+        (read_fast_tokenizer(&path)?, None)
+    } else {
+        let path = SENTENCEPIECE_FILES.iter().map(|name| folder.join(name)).find(|path| path.exists());
+        let path = path.ok_or_else(|| no_tokenizer(folder))?;
+        sentencepiece::load(&path, config, tokenizer_config.as_ref())?
+    };
 
     let mut eos = Vec::new();
     let generation_path = folder.join(GENERATION_CONFIG_FILE);
@@ -37,16 +41,30 @@ pub fn load_tokenizer(folder: &Path, config: &Value) -> Result<Tokenizer> {
         add_ids(&mut eos, &generation, &generation_path)?;
     }
     add_ids(&mut eos, config, &folder.join("config.json"))?;
-    if let Some(tokenizer_config) = read_json_object_if_present(&folder.join(TOKENIZER_CONFIG_FILE))? {
-        let token = tokenizer_config.get("eos_token");
-        let text = token.and_then(Value::as_str).or_else(|| token.and_then(|t| t.get("content")).and_then(Value::as_str));
-        if let Some(id) = text.and_then(|text| inner.token_to_id(text))
-            && !eos.contains(&id)
-        {
-            eos.push(id);
-        }
+    let named = tokenizer_config.as_ref().and_then(|settings| settings.get("eos_token")).and_then(token_text);
+    if let Some(id) = named.and_then(|text| inner.token_to_id(text))
+        && !eos.contains(&id)
+    {
+        eos.push(id);
+    }
+    if eos.is_empty() {
+        eos.extend(own_eos);
     }
     Ok(Tokenizer::new(inner, eos))
+}
+
+fn read_fast_tokenizer(path: &Path) -> Result<tokenizers::Tokenizer> {
+    let bytes = read_small_file(path)?;
+    let damaged = |what: &dyn std::fmt::Display| Error::format(path, format!("is not a tokenizer: {what}; fetch it again"));
+    // The tokenizers crate panics on some damaged files instead of returning an error; most of those are not JSON at all.
+    serde_json::from_slice::<IgnoredAny>(&bytes).map_err(|e| damaged(&e))?;
+    let parsed = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&bytes));
+    parsed.map_err(|_| damaged(&"its parts contradict each other"))?.map_err(|e| damaged(&e))
+}
+
+/// The text of a token as `tokenizer_config.json` writes it: a string, or an object with `content`.
+pub(crate) fn token_text(token: &Value) -> Option<&str> {
+    token.as_str().or_else(|| token.get("content").and_then(Value::as_str))
 }
 
 /// Adds the ids under `eos_token_id` (one number, a list, or null) of the object in `file`.
@@ -68,15 +86,15 @@ fn add_ids(eos: &mut Vec<u32>, object: &Value, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The error for a folder without `tokenizer.json`, with the way to make one.
+/// The error for a folder without a tokenizer, with the way to make one.
 fn no_tokenizer(folder: &Path) -> Error {
-    let slow = ["tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"].into_iter().find(|name| folder.join(name).exists());
-    let convert = "AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER)";
+    let slow = ["vocab.json", "vocab.txt"].into_iter().find(|name| folder.join(name).exists());
     let hint = match slow {
-        Some(name) => format!("its {name} has to be converted once with `transformers`: {convert}"),
-        None => "fetch it together with the weights".to_owned(),
+        Some(name) => format!("its {name} has to be converted once with `transformers`: {CONVERT}"),
+        None => format!("fetch one together with the weights, or make it with `transformers`: {CONVERT}"),
     };
-    Error::NotFound(format!("{} has no {TOKENIZER_FILE}; {hint}", folder.display()))
+    let [llama, t5] = SENTENCEPIECE_FILES;
+    Error::NotFound(format!("{} has no {TOKENIZER_FILE}, and no {llama} or {t5}; {hint}", folder.display()))
 }
 
 #[cfg(test)]

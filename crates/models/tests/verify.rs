@@ -113,7 +113,7 @@ fn refused(model: &dyn LanguageModel, path: &Path, parts: &[&str]) {
 }
 
 /// What is done to a tensor of a dump.
-type Change = Box<dyn FnOnce(&mut Dumped)>;
+type Change<'a> = Box<dyn FnOnce(&mut Dumped) + 'a>;
 
 #[test]
 fn files_that_cannot_be_compared_say_why() {
@@ -121,7 +121,7 @@ fn files_that_cannot_be_compared_say_why() {
     let (vocab, width) = (model.spec().vocab_size, model.spec().d_model);
     refused(&*model, Path::new("nowhere.safetensors"), &["nowhere.safetensors"]);
     let ids = |numbers: [i64; 8]| move |tensor: &mut Dumped| tensor.3 = i64s(&numbers);
-    let cases: Vec<(&str, Change, &[&str])> = vec![
+    let cases: Vec<(&str, Change<'_>, &[&str])> = vec![
         ("input_ids", Box::new(ids([5, 6, 7, 8, 9, 999_999, 0, 0])), &["999999"]),
         ("input_ids", Box::new(ids([5, -6, 7, 8, 9, 10, 0, 0])), &["input_ids", "-6", "[0, 1]"]),
         ("input_ids", Box::new(|t: &mut Dumped| (t.1, t.3) = (Dtype::F32, f32s(&[0.0; 8]))), &["input_ids", "F32", "whole numbers"]),

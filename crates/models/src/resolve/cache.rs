@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::HubId;
+use crate::{SENTENCEPIECE_FILES, TOKENIZER_FILE};
 
 /// Names of files that hold weights.
 pub(super) const SINGLE: &str = "model.safetensors";
@@ -29,10 +30,11 @@ pub(super) fn find(cache: &Path, id: &HubId<'_>) -> Result<PathBuf, String> {
 /// The first file a model needs that is not in `folder`.
 fn missing_file(folder: &Path) -> Option<String> {
     let has = |name: &str| folder.join(name).is_file();
-    for name in ["config.json", "tokenizer.json"] {
-        if !has(name) {
-            return Some(name.to_owned());
-        }
+    if !has("config.json") {
+        return Some("config.json".to_owned());
+    }
+    if !has(TOKENIZER_FILE) && !SENTENCEPIECE_FILES.iter().any(|name| has(name)) {
+        return Some(TOKENIZER_FILE.to_owned());
     }
     if has(SINGLE) {
         return None;
