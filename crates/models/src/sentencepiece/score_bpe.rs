@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use tokenizers::models::bpe::{BPE, Merges};
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
 
 use super::proto::PieceType;
 
@@ -30,7 +30,7 @@ pub(crate) struct ScoreBpe<'a> {
 impl ScoreBpe<'_> {
     /// The model; the error says what is wrong with the tokens.
     pub(crate) fn build(&self) -> Result<BPE, String> {
-        let vocabulary: HashMap<String, u32> = self.tokens.iter().zip(0u32..).map(|(token, id)| ((*token).to_owned(), id)).collect();
+        let vocabulary: Vocab = self.tokens.iter().zip(0u32..).map(|(token, id)| ((*token).to_owned(), id)).collect();
         let merges = self.merges()?;
         let mut builder = BPE::builder().vocab_and_merges(vocabulary, merges).fuse_unk(true).byte_fallback(self.byte_fallback);
         if let Some(unknown) = self.unknown {
