@@ -63,7 +63,7 @@ pub use safetensors_source::{INDEX_FILE, SINGLE_FILE, SafetensorsSource, Shard, 
 pub use save::{PROVENANCE_FILE, SavedCheckpoint, SavedTensor, check_output, save_checkpoint, save_checkpoint_into};
 pub use shape::Shape;
 pub use source::TensorSource;
-pub use text_encoder::{TextEncoder, is_text_encoder, load_text_encoder};
+pub use text_encoder::{TextEncoder, is_text_encoder, load_text_encoder, text_encoder_types};
 pub use tokenizer_files::{SENTENCEPIECE_FILES, TOKENIZER_FILE, load_tokenizer};
 pub use verify::{NotCompared, TensorAgreement, Verification, verify, verify_text_encoder};
 pub use weight_type::WeightType;

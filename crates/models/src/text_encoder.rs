@@ -213,6 +213,11 @@ pub fn is_text_encoder(model_type: &str) -> bool {
     base(model_type).is_some()
 }
 
+/// Values of `model_type` that belong to text encoders.
+pub fn text_encoder_types() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|family| family.model_type)
+}
+
 /// What parameter names of a text encoder begin with, and some checkpoints leave out; `None` if it is none.
 pub(crate) fn base(model_type: &str) -> Option<&'static str> {
     FAMILIES.iter().find(|family| family.model_type == model_type).map(|family| family.base)
@@ -220,7 +225,7 @@ pub(crate) fn base(model_type: &str) -> Option<&'static str> {
 
 fn family(model_type: &str) -> Result<&'static TextFamily> {
     FAMILIES.iter().copied().find(|family| family.model_type == model_type).ok_or_else(|| {
-        let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
+        let known: Vec<&str> = text_encoder_types().collect();
         let hint = nearest_name(model_type, known.iter().copied()).map(|near| format!(", did you mean {near}?")).unwrap_or_default();
         Error::Unsupported(format!("text encoders of type {model_type:?} are not supported{hint} (supported: {})", known.join(", ")))
     })

@@ -1,7 +1,7 @@
 //! `easyedit methods` and `easyedit models`
 
 use anyhow::Result;
-use easyedit::models::{families, short_names};
+use easyedit::models::{families, short_names, text_encoder_types};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -26,6 +26,7 @@ pub(super) fn models(context: &Context) -> Result<()> {
         "families": families().iter().map(|family| json!({
             "name": family.name, "model_types": family.model_types, "description": family.description,
         })).collect::<Vec<_>>(),
+        "text_encoders": text_encoder_types().collect::<Vec<_>>(),
         "short_names": short_names().iter().map(|one| json!({ "name": one.name, "hub": one.hub, "about": one.about })).collect::<Vec<_>>(),
     });
     context.output.print(&value, || {
@@ -33,12 +34,17 @@ pub(super) fn models(context: &Context) -> Result<()> {
         for family in families() {
             table.row([family.name.to_owned(), family.model_types.join(", "), family.description.to_owned()]);
         }
+        let encoders = text_encoder_types().collect::<Vec<_>>().join(", ");
+        table.row(["text encoders".to_owned(), encoders, "BERT, MiniLM and DistilBERT: sentence embeddings, no text of their own".to_owned()]);
         let mut names = Table::new(&[("short name", Align::Left), ("Hub id", Align::Left), ("", Align::Left)]);
         for one in short_names() {
             names.row([one.name.to_owned(), one.hub.to_owned(), one.about.to_owned()]);
         }
         format!(
-            "{}\n{}\nAny checkpoint of these families can be named by its folder, its .gguf file or its Hub id.\n",
+            "{}\n{}\nAny checkpoint of these families can be named by its folder, its .gguf file (LLaMA) or its Hub id. A folder needs:\n  \
+             config.json    its model_type says the family, whatever the folder is called\n  \
+             weights        safetensors, single or sharded, or PyTorch's .bin or .pt\n  \
+             a tokenizer    tokenizer.json, or SentencePiece's tokenizer.model\n",
             table.render(),
             names.render()
         )
