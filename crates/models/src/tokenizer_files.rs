@@ -91,7 +91,7 @@ fn no_tokenizer(folder: &Path) -> Error {
     let slow = ["vocab.json", "vocab.txt"].into_iter().find(|name| folder.join(name).exists());
     let hint = match slow {
         Some(name) => format!("its {name} has to be converted once with `transformers`: {CONVERT}"),
-        None => format!("fetch one together with the weights, or make it with `transformers`: {CONVERT}"),
+        None => format!("fetch it together with the weights, or make it with `transformers`: {CONVERT}"),
     };
     let [llama, t5] = SENTENCEPIECE_FILES;
     Error::NotFound(format!("{} has no {TOKENIZER_FILE}, and no {llama} or {t5}; {hint}", folder.display()))

@@ -75,6 +75,9 @@ pub(crate) enum ModelType {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct NormalizerSpec {
+    /// The rule the replacements were made of: `nmt_nfkc`, `identity`, ...
+    #[prost(string, optional, tag = "1")]
+    pub(crate) name: Option<String>,
     /// Replacements of characters, as a double-array trie; empty for none.
     #[prost(bytes = "vec", optional, tag = "2")]
     pub(crate) precompiled_charsmap: Option<Vec<u8>>,

@@ -17,6 +17,9 @@ const SPACE: &str = "▁";
 pub(crate) struct Spaces {
     /// Characters that are replaced by others.
     pub(crate) characters: Option<Precompiled>,
+    /// Whether characters are composed before that: `Precompiled` looks for long ones in their parts only, and misses those that a
+    /// replacement by NFKC composes.
+    pub(crate) composed: bool,
     /// Whether a space is put before the text.
     pub(crate) prefixed: bool,
     /// Whether spaces at the start and the end go, and several become one.
@@ -28,7 +31,7 @@ pub(crate) struct Spaces {
 impl Spaces {
     /// LLaMA's: every space of the text counts.
     pub(crate) fn kept(prefixed: bool) -> Self {
-        Self { characters: None, prefixed, collapsed: false, escaped: true }
+        Self { characters: None, composed: false, prefixed, collapsed: false, escaped: true }
     }
 
     /// Whether they leave a text's characters in their places, other than writing `▁` for a space.
@@ -45,7 +48,10 @@ impl Spaces {
         let regex = |pattern: &str, content: &str| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content});
         // The prefix comes first even if it goes again: `Precompiled` mistakes the spans of a text whose first character is removed.
         let sentinel = self.prefixed || self.characters.is_some();
-        let before = if sentinel { vec![json!({"type": "Prepend", "prepend": SPACE})] } else { Vec::new() };
+        let mut before = if sentinel { vec![json!({"type": "Prepend", "prepend": SPACE})] } else { Vec::new() };
+        if self.composed {
+            before.push(json!({"type": "NFC"}));
+        }
         let mut after = Vec::new();
         let start = if sentinel { SPACE } else { "" };
         // Of a text that begins with nothing, something has to match.

@@ -81,6 +81,7 @@ impl Vocabulary {
         let map = normalizer.precompiled_charsmap.as_deref().filter(|map| !map.is_empty());
         let spaces = Spaces {
             characters: map.map(charsmap::read).transpose().map_err(|e| damaged(&e))?,
+            composed: map.is_some() && normalizer.name().contains("nfkc"),
             prefixed: normalizer.add_dummy_prefix(),
             collapsed: normalizer.remove_extra_whitespaces(),
             escaped: normalizer.escape_whitespaces(),
