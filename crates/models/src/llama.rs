@@ -223,7 +223,7 @@ fn load(
         blocks.push(Block {
             input_norm: RmsNorm::load(&loader, &at("input_layernorm"), d_model, epsilon)?,
             projections: match variant.fused {
-                true => Projections::Fused(linear(at("self_attn.W_pack"), [d_model, d_query + 2 * d_key], variant.qkv_bias)?),
+                true => Projections::Fused(Box::new(linear(at("self_attn.W_pack"), [d_model, d_query + 2 * d_key], variant.qkv_bias)?)),
                 false => Projections::Separate(Box::new([
                     linear(at("self_attn.q_proj"), [d_model, d_query], variant.qkv_bias)?,
                     linear(at("self_attn.k_proj"), [d_model, d_key], variant.qkv_bias)?,
@@ -250,9 +250,10 @@ fn load(
 }
 
 /// What all blocks of a pass share.
+#[allow(clippy::large_enum_variant, reason = "there is one per pass")]
 enum Shared {
     /// Rotations of queries (with the scale of the scores) and of keys.
-    Rotations(Box<Rotations>),
+    Rotations(Rotations),
     /// What is added to the scores, the causal mask with it: `[rows, heads, width, slots]`.
     Bias(Tensor<4>),
 }
@@ -266,7 +267,7 @@ impl Network for Llama {
 
     fn shared(&self, pass: &Pass) -> Shared {
         match &self.positions {
-            Positions::Rotary(rotary) => Shared::Rotations(Box::new(rotary.for_attention(pass.positions(), self.attention.scale()))),
+            Positions::Rotary(rotary) => Shared::Rotations(rotary.for_attention(pass.positions(), self.attention.scale())),
             Positions::Alibi(alibi) => Shared::Bias(alibi.bias(pass)),
         }
     }

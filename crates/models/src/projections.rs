@@ -13,7 +13,7 @@ pub(crate) enum Projections {
     /// Three weights: of queries, keys and values.
     Separate(Box<[Linear; 3]>),
     /// One weight, the three below each other (Baichuan).
-    Fused(Linear),
+    Fused(Box<Linear>),
 }
 
 impl Projections {

@@ -92,7 +92,7 @@ fn weights_can_be_replaced_and_carry_gradients() {
         assert!(largest > 1e-6 || name.as_str().ends_with("k_lin.bias"), "{name} does not matter");
         model.set_weight(&name, weight).unwrap();
     }
-    let message = model.set_weight(&"distilbert.embeddings.LayerNorm.wieght".into(), Tensor::zeros([1, 48], &model.device()));
+    let message = model.set_weight(&"distilbert.embeddings.LayerNorm.weigth".into(), Tensor::zeros([1, 48], &model.device()));
     assert!(message.unwrap_err().to_string().contains("did you mean distilbert.embeddings.LayerNorm.weight"));
 }
 

@@ -53,11 +53,14 @@ mod tests {
     #[test]
     fn every_kind_of_portability_is_carried_over() {
         let requests = World::new(1).requests();
-        let full = requests.iter().find(|r| r.portability.len() == 3).unwrap();
-        let record = zsre(full);
-        assert_eq!(record["portability"]["New Answer"], json!(full.portability["Reasoning"][0].ground_truth));
-        assert_eq!(record["inverse question"], json!(full.portability["Logical_Generalization"][0].prompt));
-        assert_eq!(record["alter_subject_question"], json!(full.portability["Subject_Aliasing"][0].prompt));
-        assert_eq!(counterfact(full)["locality_prompt"], record["loc"]);
+        let with = |kind: &str| requests.iter().find(|r| r.portability.contains_key(kind)).unwrap();
+        let hop = with("Reasoning");
+        assert_eq!(zsre(hop)["portability"]["New Question"], json!(hop.portability["Reasoning"][0].prompt));
+        assert_eq!(zsre(hop)["portability"]["New Answer"], json!(hop.portability["Reasoning"][0].ground_truth));
+        let inverse = with("Logical_Generalization");
+        assert_eq!(zsre(inverse)["inverse question"], json!(inverse.portability["Logical_Generalization"][0].prompt));
+        let alias = with("Subject_Aliasing");
+        assert_eq!(zsre(alias)["alter_subject_question"], json!(alias.portability["Subject_Aliasing"][0].prompt));
+        assert_eq!(counterfact(hop)["locality_prompt"], zsre(hop)["loc"]);
     }
 }

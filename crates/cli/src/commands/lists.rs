@@ -35,7 +35,11 @@ pub(super) fn models(context: &Context) -> Result<()> {
             table.row([family.name.to_owned(), family.model_types.join(", "), family.description.to_owned()]);
         }
         let encoders = text_encoder_types().collect::<Vec<_>>().join(", ");
-        table.row(["text encoders".to_owned(), encoders, "BERT, MiniLM and DistilBERT: sentence embeddings, no text of their own".to_owned()]);
+        table.row([
+            "text encoders".to_owned(),
+            encoders,
+            "BERT, MiniLM and DistilBERT: sentence embeddings, no text of their own".to_owned(),
+        ]);
         let mut names = Table::new(&[("short name", Align::Left), ("Hub id", Align::Left), ("", Align::Left)]);
         for one in short_names() {
             names.row([one.name.to_owned(), one.hub.to_owned(), one.about.to_owned()]);
