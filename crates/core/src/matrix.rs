@@ -61,6 +61,13 @@ impl Matrix {
         Self { rows: rows.len(), cols: self.cols, values }
     }
 
+    /// The transposed matrix.
+    pub fn transpose(&self) -> Self {
+        let values =
+            (0..self.cols).flat_map(|col| (0..self.rows).map(move |row| (row, col))).map(|(row, col)| self.values[row * self.cols + col]);
+        Self { rows: self.cols, cols: self.rows, values: values.collect() }
+    }
+
     /// Frobenius norm.
     pub fn norm(&self) -> f64 {
         self.values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt()

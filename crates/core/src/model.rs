@@ -67,6 +67,21 @@ impl ModelSpec {
         ParamName::weight_of(&self.modules.mlp_out, layer)
     }
 
+    /// Checks that `template`, with or without `.weight`, names the MLP's out-projection.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Hparams`] naming both.
+    pub fn check_mlp_out(&self, template: &str) -> Result<()> {
+        if template.trim_end_matches(".weight") == self.modules.mlp_out {
+            return Ok(());
+        }
+        Err(Error::hparams(format!(
+            "rewrite_module_tmp is {template}, but the MLP out-projection of {} ({}) is {}; these are hyperparameters for another family",
+            self.name, self.family, self.modules.mlp_out
+        )))
+    }
+
     /// Checks that the model has a layer `layer`.
     ///
     /// # Errors

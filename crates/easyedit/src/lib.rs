@@ -43,5 +43,7 @@ pub fn registry() -> Registry {
     let mut registry = Registry::new();
     #[cfg(feature = "rome")]
     registry.register::<easyedit_rome::Rome>();
+    #[cfg(feature = "memit")]
+    registry.register::<easyedit_memit::Memit>();
     registry
 }

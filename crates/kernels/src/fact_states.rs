@@ -103,6 +103,16 @@ impl FactStates {
         &self.outputs
     }
 
+    /// Block outputs at the fact tokens: `[rows, d_model]`.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn block_outputs(&self, model: &dyn LanguageModel) -> Result<Matrix> {
+        let facts: Vec<usize> = (0..self.starts.len()).map(|row| self.fact_position(row)).collect();
+        Matrix::from_tensor(&model.rows_of(self.hidden.clone(), &facts))
+    }
+
     /// Block outputs of the suffixes: `[tokens, d_model]`, rows as in [`pass`](Self::pass).
     pub(crate) fn hidden(&self) -> &Tensor<2> {
         &self.hidden

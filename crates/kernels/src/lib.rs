@@ -13,7 +13,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod adam;
+mod contexts;
 mod fact_states;
+mod mean_rows;
 mod model_fingerprint;
 mod moments;
 mod moments_cache;
@@ -23,10 +25,12 @@ mod templates;
 mod value;
 
 pub use adam::{Adam, AdamConfig};
+pub use contexts::Contexts;
 pub use fact_states::{FactRow, FactStates};
+pub use mean_rows::{half_bare_row, mean_row};
 pub use model_fingerprint::{fingerprint_up_to, sampled_fingerprint};
 pub use moments::{MomentConfig, SecondMoments};
 pub use moments_cache::cached_moments;
 pub use solver::Cholesky;
-pub use templates::{TemplateConfig, context_templates};
-pub use value::{OptimizedValue, StepLoss, ValueConfig, ValueTargets, optimize_value};
+pub use templates::{TemplateConfig, checked_templates, context_templates};
+pub use value::{OptimizedValue, StepLoss, ValueConfig, ValueSite, ValueTargets, optimize_value};

@@ -50,6 +50,30 @@ impl Cholesky {
         (0..b.len()).map(|row| x[(row, 0)]).collect()
     }
 
+    /// Solves `(w A + K Kᵀ) X = K` for keys `K`, one column each, by the Woodbury identity: `X = Y (I + Kᵀ Y)⁻¹` with `Y = A⁻¹ K / w`. The
+    /// factor of `A` serves every set of keys, and the matrix that is factored here is as small as the keys are few.
+    ///
+    /// # Shapes
+    ///
+    /// `keys` and the result: as many columns as keys, each of the matrix's size.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFinite`] naming `what` if the keys are not finite.
+    ///
+    /// # Source
+    ///
+    /// Meng et al., "Mass-Editing Memory in a Transformer", equation 14, with `w` the weight of the second moment.
+    pub fn solve_with_keys(&self, weight: f64, keys: &[Vec<f64>], what: &str) -> Result<Vec<Vec<f64>>> {
+        let (size, count) = (keys.first().map_or(0, Vec::len), keys.len());
+        let k = Mat::from_fn(size, count, |row, column| keys[column][row]);
+        let y = self.factor.solve(&k) * faer::Scale(1.0 / weight);
+        let gram = k.transpose() * &y;
+        let small = Self::new(count, |r, c| 0.5 * (gram[(r, c)] + gram[(c, r)]) + f64::from(u8::from(r == c)), what)?;
+        let x = small.factor.solve(y.transpose());
+        Ok((0..count).map(|key| (0..size).map(|row| x[(key, row)]).collect()).collect())
+    }
+
     /// What was added to the diagonal; 0 unless the matrix was not positive definite.
     pub fn ridge(&self) -> f64 {
         self.ridge
@@ -71,6 +95,26 @@ mod tests {
             assert!((got - want).abs() < 1e-12);
         }
         assert_eq!(solver.ridge(), 0.0);
+    }
+
+    #[test]
+    fn keys_are_solved_for_as_by_the_whole_matrix() {
+        let (size, weight) = (7, 3.5);
+        let noise = |i: usize| ((i * 7919 + 13) % 101) as f64 / 50.0 - 1.0;
+        let a = |r: usize, c: usize| {
+            (0..20).map(|t| noise(r * 31 + t * 17) * noise(c * 31 + t * 17)).sum::<f64>() + f64::from(u8::from(r == c))
+        };
+        for count in [1, 3, 12] {
+            let keys: Vec<Vec<f64>> = (0..count).map(|key| (0..size).map(|row| noise(1000 + key * 53 + row * 29)).collect()).collect();
+            let x = Cholesky::new(size, a, "a").unwrap().solve_with_keys(weight, &keys, "keys").unwrap();
+            let entry = |r: usize, c: usize| weight * a(r, c) + keys.iter().map(|key| key[r] * key[c]).sum::<f64>();
+            let whole = Cholesky::new(size, entry, "the whole").unwrap();
+            for (key, x) in keys.iter().zip(&x) {
+                let want = whole.solve(key);
+                let scale = want.iter().fold(0f64, |max, v| max.max(v.abs()));
+                assert!(want.iter().zip(x).all(|(w, x)| (w - x).abs() <= 1e-8 * scale), "{count} keys");
+            }
+        }
     }
 
     #[test]

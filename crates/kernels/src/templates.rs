@@ -101,9 +101,17 @@ fn cache_key(model: &dyn LanguageModel, config: &TemplateConfig) -> Result<Strin
 
 /// The kept templates, unless the file is absent or not what was written.
 fn read(path: &Path) -> Option<Vec<String>> {
-    let templates: Vec<String> = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
+    checked_templates(serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?).ok()
+}
+
+/// The templates, if the first is the bare prompt's `"{}"` and each holds exactly one `{}`.
+///
+/// # Errors
+///
+/// [`Error::Hparams`] otherwise.
+pub fn checked_templates(templates: Vec<String>) -> Result<Vec<String>> {
     let sound = templates.first().is_some_and(|t| t == "{}") && templates.iter().all(|t| t.matches("{}").count() == 1);
-    sound.then_some(templates)
+    if sound { Ok(templates) } else { Err(Error::hparams("context templates start with \"{}\", and each holds exactly one {}")) }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
-use easyedit_core::{Error, LanguageModel, Progress, Result, tensor_values};
+use easyedit_core::{Error, LanguageModel, Matrix, Progress, Result, tensor_values};
 use serde::{Deserialize, Serialize};
 
 use crate::row_groups::RowGroups;
@@ -7,6 +7,16 @@ use crate::{Adam, AdamConfig, FactStates};
 
 /// ε of Adam; its size matters, because δ starts at 0 with small gradients.
 const ADAM_EPSILON: f64 = 1e-8;
+
+/// Whose value is optimised. δ acts on both alike; its size is measured against the one that is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueSite {
+    /// The MLP's output, as ROME does.
+    MlpOutput,
+    /// The block's output, the hidden state behind the layer, as MEMIT does.
+    BlockOutput,
+}
 
 /// Settings of [`optimize_value`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +35,8 @@ pub struct ValueConfig {
     pub kl_factor: f64,
     /// Optimisation ends when the loss is below it.
     pub loss_threshold: f64,
+    /// What `initial value` stands for.
+    pub site: ValueSite,
 }
 
 /// What the loss reads from the batch of contexts.
@@ -52,7 +64,7 @@ pub struct StepLoss {
 /// Result of [`optimize_value`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct OptimizedValue {
-    /// The MLP output at the fact token of the first context, before: `[d_model]`.
+    /// The value at the fact token of the first context, before, at the site the settings name: `[d_model]`.
     pub initial: Vec<f64>,
     /// What was added to it: `[d_model]`.
     pub delta: Vec<f64>,
@@ -93,7 +105,10 @@ pub fn optimize_value(
     let predicting = targets.predictions.iter().filter(|p| !p.is_empty()).count();
     let mut shares =
         groups.rows().iter().map(|rows| Share::new(model, states, targets, rows, predicting)).collect::<Result<Vec<Share>>>()?;
-    let initial: Vec<f64> = first_row(states)?;
+    let initial: Vec<f64> = match config.site {
+        ValueSite::MlpOutput => first_row(states.outputs())?,
+        ValueSite::BlockOutput => first_row(&states.block_outputs(model)?)?,
+    };
     let initial_norm = norm(&initial);
     let mut delta = vec![0.0; initial.len()];
     let mut adam = Adam::new(delta.len(), AdamConfig { lr: config.lr, betas: config.betas, epsilon: ADAM_EPSILON, weight_decay: 0.0 });
@@ -292,9 +307,9 @@ fn scalar(tensor: &Tensor<1>) -> Result<f32> {
         .ok_or_else(|| Error::Batch("the device gave back an empty tensor".into()))
 }
 
-fn first_row(states: &FactStates) -> Result<Vec<f64>> {
-    let width = states.outputs().shape()[1];
-    let row = states.outputs().values().get(..width).ok_or_else(|| Error::Batch("there are no contexts".into()))?;
+fn first_row(values: &Matrix) -> Result<Vec<f64>> {
+    let width = values.shape()[1];
+    let row = values.values().get(..width).ok_or_else(|| Error::Batch("there are no contexts".into()))?;
     Ok(row.iter().map(|v| f64::from(*v)).collect())
 }
 

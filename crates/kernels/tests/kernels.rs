@@ -4,8 +4,8 @@
 use easyedit_core::tokens::{FactToken, SubjectPrompt};
 use easyedit_core::{Capture, LanguageModel, Module, Pass, Probe, Silent, Site, TokenBatch, tensor_values};
 use easyedit_kernels::{
-    FactRow, FactStates, MomentConfig, SecondMoments, TemplateConfig, ValueConfig, ValueTargets, cached_moments, context_templates,
-    optimize_value,
+    FactRow, FactStates, MomentConfig, SecondMoments, TemplateConfig, ValueConfig, ValueSite, ValueTargets, cached_moments,
+    context_templates, optimize_value,
 };
 use easyedit_models::tiny::tiny_model;
 
@@ -31,7 +31,16 @@ fn contexts(model: &dyn LanguageModel) -> (Vec<FactRow>, ValueTargets) {
 }
 
 fn config(steps: usize) -> ValueConfig {
-    ValueConfig { steps, lr: 0.02, betas: [0.9, 0.999], weight_decay: 1e-3, clamp_norm_factor: 4.0, kl_factor: 0.7, loss_threshold: 0.0 }
+    ValueConfig {
+        steps,
+        lr: 0.02,
+        betas: [0.9, 0.999],
+        weight_decay: 1e-3,
+        clamp_norm_factor: 4.0,
+        kl_factor: 0.7,
+        loss_threshold: 0.0,
+        site: ValueSite::MlpOutput,
+    }
 }
 
 struct AddAt {

@@ -11,7 +11,6 @@
 //! [`Rome`] is the method; it gives an [`Edit`](easyedit_core::Edit) of rank one per request and layer, and leaves the model as it was.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-mod contexts;
 mod hparams;
 mod insertion;
 mod method;

@@ -6,13 +6,13 @@ use easyedit_core::{
     TensorDelta, WeightDelta,
 };
 use easyedit_kernels::{
-    Cholesky, FactStates, MomentConfig, OptimizedValue, TemplateConfig, ValueConfig, cached_moments, context_templates, optimize_value,
+    Cholesky, Contexts, FactStates, MomentConfig, OptimizedValue, TemplateConfig, ValueConfig, ValueSite, cached_moments,
+    checked_templates, context_templates, half_bare_row, mean_row, optimize_value,
 };
 use serde_json::{Value, json};
 
 use crate::RomeHparams;
-use crate::contexts::Contexts;
-use crate::insertion::{Insertion, dot, half_bare_row, mean_row};
+use crate::insertion::{Insertion, dot};
 
 /// The optimisation ends when the loss is below it.
 const LOSS_THRESHOLD: f64 = 5e-2;
@@ -45,11 +45,7 @@ impl Rome {
     ///
     /// [`Error::Hparams`] if they are not of that form.
     pub fn with_templates(mut self, templates: Vec<String>) -> Result<Self> {
-        let sound = templates.first().is_some_and(|t| t == "{}") && templates.iter().all(|t| t.matches("{}").count() == 1);
-        if !sound {
-            return Err(Error::hparams("context templates start with \"{}\", and each holds exactly one {}"));
-        }
-        self.templates = Some(templates);
+        self.templates = Some(checked_templates(templates)?);
         Ok(self)
     }
 
@@ -61,13 +57,7 @@ impl Rome {
 
     fn check(&self, spec: &ModelSpec) -> Result<()> {
         spec.check_decoder_only(RomeHparams::METHOD)?;
-        let bare = |template: &str| template.trim_end_matches(".weight").to_owned();
-        if bare(&self.hparams.rewrite_module_tmp) != spec.modules.mlp_out {
-            return Err(Error::hparams(format!(
-                "rewrite_module_tmp is {}, but the MLP out-projection of {} ({}) is {}; these are hyperparameters for another family",
-                self.hparams.rewrite_module_tmp, spec.name, spec.family, spec.modules.mlp_out
-            )));
-        }
+        spec.check_mlp_out(&self.hparams.rewrite_module_tmp)?;
         self.hparams.layers.iter().try_for_each(|layer| spec.check_layer(*layer))
     }
 
@@ -97,7 +87,7 @@ impl Rome {
     ) -> Result<(WeightDelta, Value)> {
         let templates = self.templates.as_deref().unwrap_or_default();
         let started = Instant::now();
-        let contexts = Contexts::of(model, request, templates, &self.hparams)?;
+        let contexts = Contexts::of(model, request, templates, self.hparams.fact_token)?;
         if contexts.occurrences > 1 {
             tracing::warn!(
                 "request {}: the subject occurs {} times in the prompt; the last occurrence is used",
@@ -115,6 +105,7 @@ impl Rome {
             clamp_norm_factor: self.hparams.clamp_norm_factor,
             kl_factor: self.hparams.kl_factor,
             loss_threshold: LOSS_THRESHOLD,
+            site: ValueSite::MlpOutput,
         };
         let optimized = optimize_value(model, &states, &contexts.targets, &config, context.progress)?;
         let value_done = started.elapsed().as_secs_f64();
