@@ -70,3 +70,19 @@ fn rome_edits_every_decoder() {
         assert!(reliability >= 0.95 && generalization >= 0.8 && locality >= 0.9, "{name}: {scores:?}");
     }
 }
+
+/// One batch of many facts. A small model has room for fewer of them than its facts: this asks for a tenth.
+#[cfg(feature = "memit")]
+#[test]
+fn memit_writes_a_batch_of_facts_at_once() {
+    let requests = &tiny_world::requests()[..2 * EDITS];
+    for name in ["gpt2", "gpt_neox", "llama", "chatglm2"] {
+        let session = edit("MEMIT", name, requests, Mode::Batch).unwrap();
+        assert_eq!((session.edits.len(), session.summary.failed), (1, 0), "{name}");
+        let scores = &session.summary.mean_metrics.post;
+        let (reliability, generalization) = (scores.rewrite_acc.unwrap(), scores.rephrase_acc.unwrap());
+        let locality = scores.locality["neighborhood_acc"];
+        println!("MEMIT {name}: reliability {reliability:.3}, generalization {generalization:.3}, locality {locality:.3}");
+        assert!(reliability >= 0.9 && generalization >= 0.7 && locality >= 0.8, "{name}: {scores:?}");
+    }
+}
