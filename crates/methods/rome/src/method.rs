@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use easyedit_core::{
-    Edit, EditContext, EditMethod, EditRequest, Error, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, ParamName, Result,
-    TensorDelta, WeightDelta,
+    Edit, EditContext, EditMethod, EditRequest, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, ParamName, Result, TensorDelta,
+    WeightDelta,
 };
 use easyedit_kernels::{
     Cholesky, Contexts, FactStates, MomentConfig, OptimizedValue, TemplateConfig, ValueConfig, ValueSite, cached_moments,
