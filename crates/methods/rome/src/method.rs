@@ -43,7 +43,7 @@ impl Rome {
     ///
     /// # Errors
     ///
-    /// [`Error::Hparams`] if they are not of that form.
+    /// [`Error::Hparams`](easyedit_core::Error::Hparams) if they are not of that form.
     pub fn with_templates(mut self, templates: Vec<String>) -> Result<Self> {
         self.templates = Some(checked_templates(templates)?);
         Ok(self)
