@@ -1,20 +1,20 @@
 //! ChatGLM2 and ChatGLM3: pre-norm blocks with grouped queries, rotary positions on half of each head and a fused gated MLP.
 
 use burn::tensor::{Device, Tensor};
-use easyedit_core::{LanguageModel, Module, ModuleNames, Pass, Probe, Site, Tokenizer, Visibility, WeightLayout};
+use easyedit_core::{LanguageModel, Module, ModuleNames, Pass, Probe, Site, Visibility, WeightLayout};
 use serde_json::{Value, json};
 
 use crate::activation::Activation;
 use crate::attention::Attention;
 use crate::decoder::{Decoder, Network};
-use crate::families::{Family, check_tokenizer};
+use crate::families::{Family, ModelSource, check_tokenizer};
 use crate::linear::Linear;
 use crate::loader::Loader;
 use crate::norm::RmsNorm;
 use crate::parameters::parameters;
 use crate::rotary::{Pairing, Rotary, RotaryShape, Rotations};
 use crate::shape::ShapeKeys;
-use crate::{Error, ModelConfig, Result, Shape, TensorSource};
+use crate::{Error, ModelConfig, Result, Shape};
 
 pub(crate) static FAMILY: Family = Family {
     name: "ChatGLM",
@@ -125,13 +125,8 @@ fn read_rotary(config: &ModelConfig, head_dim: usize, device: &Device) -> Result
 }
 
 /// Loads a model of the family.
-fn load(
-    config: &ModelConfig,
-    name: &str,
-    tensors: &dyn TensorSource,
-    tokenizer: Tokenizer,
-    device: &Device,
-) -> Result<Box<dyn LanguageModel>> {
+fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
+    let ModelSource { config, name, tensors, tokenizer, device } = source;
     check(config)?;
     let kv_heads = if config.flag_or("multi_query_attention", false)? { FAMILY.keys.kv_heads } else { None };
     let shape = Shape::read(config, &ShapeKeys { kv_heads, ..FAMILY.keys })?;

@@ -6,7 +6,15 @@ use crate::loader::stored_under;
 use crate::shape::ShapeKeys;
 use crate::{Error, ModelConfig, Result, Shape, TensorSource, chatglm, gpt_neo, gpt_neox, gpt2, gptj, llama, opt, t5, text_encoder};
 
-type Load = fn(&ModelConfig, &str, &dyn TensorSource, Tokenizer, &Device) -> Result<Box<dyn LanguageModel>>;
+/// All that a model is loaded from.
+pub(crate) struct ModelSource<'a> {
+    pub(crate) config: &'a ModelConfig,
+    /// What the model is called in messages.
+    pub(crate) name: &'a str,
+    pub(crate) tensors: &'a dyn TensorSource,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) device: &'a Device,
+}
 
 /// A family of models: one architecture, and what can be said of it.
 #[derive(Debug)]
@@ -20,7 +28,7 @@ pub struct Family {
     /// What its parameter names begin with, and some checkpoints leave out.
     pub(crate) base: &'static str,
     pub(crate) modules: fn(bool) -> ModuleNames,
-    pub(crate) load: Load,
+    pub(crate) load: fn(ModelSource<'_>) -> Result<Box<dyn LanguageModel>>,
     pub(crate) keys: ShapeKeys,
     /// What the `config.json` of a new model of a type holds beside its sizes, `architectures` above all.
     pub(crate) new_config: fn(&str) -> Value,
@@ -82,7 +90,7 @@ pub fn load_model(
     tokenizer: Tokenizer,
     device: &Device,
 ) -> Result<Box<dyn LanguageModel>> {
-    (family(config.model_type())?.load)(config, name, tensors, tokenizer, device)
+    (family(config.model_type())?.load)(ModelSource { config, name, tensors, tokenizer, device })
 }
 
 /// The name under which a checkpoint stores parameter `name` of a model of type `model_type`: some leave out what all names begin

@@ -1,16 +1,15 @@
 //! GPT-Neo: GPT-2's blocks with unscaled attention, which in every other layer sees a window of the nearest tokens only.
 
-use burn::tensor::Device;
-use easyedit_core::{LanguageModel, Tokenizer, Visibility, WeightLayout};
+use easyedit_core::{LanguageModel, Visibility, WeightLayout};
 use serde_json::{Value, json};
 
 use crate::activation::Activation;
 use crate::attention::Attention;
-use crate::families::Family;
+use crate::families::{Family, ModelSource};
 use crate::plain_block::{BlockForm, BlockNames, ProjectionNames};
 use crate::plain_decoder::{Biases, PlainNames, Plan, PositionKind};
 use crate::shape::ShapeKeys;
-use crate::{ModelConfig, Result, Shape, TensorSource};
+use crate::{ModelConfig, Result, Shape};
 
 pub(crate) static FAMILY: Family = Family {
     name: "GPT-Neo",
@@ -53,13 +52,8 @@ static NAMES: PlainNames = PlainNames {
 };
 
 /// Loads a model of the family.
-fn load(
-    config: &ModelConfig,
-    name: &str,
-    tensors: &dyn TensorSource,
-    tokenizer: Tokenizer,
-    device: &Device,
-) -> Result<Box<dyn LanguageModel>> {
+fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
+    let config = source.config;
     let shape = Shape::read(config, &FAMILY.keys)?;
     let attention = Attention::of(&shape);
     let activation = Activation::of(config, "activation_function", "gelu_new")?;
@@ -75,7 +69,7 @@ fn load(
         epsilon: config.positive_or("layer_norm_epsilon", 1e-5)?,
         affine_norms: true,
     };
-    plan.load(config, name, tensors, tokenizer, device)
+    plan.load(source)
 }
 
 /// What each layer sees: as `attention_layers` lists them or `attention_types` counts them; if neither is there, all and a window

@@ -1,18 +1,17 @@
 //! GPT-NeoX: attention and MLP side by side, each on its own norm, partly rotary positions, and a projection to queries, keys and
 //! values that is fused head by head.
 
-use burn::tensor::Device;
-use easyedit_core::{LanguageModel, Tokenizer, Visibility, WeightLayout};
+use easyedit_core::{LanguageModel, Visibility, WeightLayout};
 use serde_json::json;
 
 use crate::activation::Activation;
 use crate::attention::Attention;
-use crate::families::Family;
+use crate::families::{Family, ModelSource};
 use crate::plain_block::{BlockForm, BlockNames, ProjectionNames};
 use crate::plain_decoder::{Biases, PlainNames, Plan, PositionKind};
 use crate::rotary::{Pairing, Rotary, RotaryShape};
 use crate::shape::ShapeKeys;
-use crate::{ModelConfig, Result, Shape, TensorSource};
+use crate::{Result, Shape};
 
 pub(crate) static FAMILY: Family = Family {
     name: "GPT-NeoX",
@@ -58,13 +57,8 @@ static NAMES: PlainNames = PlainNames {
 };
 
 /// Loads a model of the family.
-fn load(
-    config: &ModelConfig,
-    name: &str,
-    tensors: &dyn TensorSource,
-    tokenizer: Tokenizer,
-    device: &Device,
-) -> Result<Box<dyn LanguageModel>> {
+fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
+    let config = source.config;
     let shape = Shape::read(config, &FAMILY.keys)?;
     let attention = Attention::of(&shape);
     let share = config.positive_or("rotary_pct", 0.25)?;
@@ -79,7 +73,7 @@ fn load(
     // The older key; where a configuration has both, transformers heeds this one.
     let theta_key = if config.get("rotary_emb_base").is_some() { "rotary_emb_base" } else { "rope_theta" };
     let rotary_shape = RotaryShape { head_dim: shape.head_dim, rotated, pairing: Pairing::Halves, theta_key };
-    let rotary = Rotary::of(config, &rotary_shape, device)?;
+    let rotary = Rotary::of(config, &rotary_shape, source.device)?;
     let form = BlockForm {
         attention,
         visibility: Visibility::Causal,
@@ -99,5 +93,5 @@ fn load(
         epsilon: config.positive_or("layer_norm_eps", 1e-5)?,
         affine_norms: true,
     };
-    plan.load(config, name, tensors, tokenizer, device)
+    plan.load(source)
 }

@@ -1,17 +1,16 @@
 //! GPT-J: attention and MLP side by side on one norm, rotary positions on the first dimensions of a head, and a head with a bias.
 
-use burn::tensor::Device;
-use easyedit_core::{LanguageModel, Tokenizer, Visibility, WeightLayout};
+use easyedit_core::{LanguageModel, Visibility, WeightLayout};
 use serde_json::json;
 
 use crate::activation::Activation;
 use crate::attention::Attention;
-use crate::families::Family;
+use crate::families::{Family, ModelSource};
 use crate::plain_block::{BlockForm, BlockNames, ProjectionNames};
 use crate::plain_decoder::{Biases, PlainNames, Plan, PositionKind};
 use crate::rotary::{Pairing, Rotary, RotaryShape};
 use crate::shape::ShapeKeys;
-use crate::{ModelConfig, Result, Shape, TensorSource};
+use crate::{Result, Shape};
 
 pub(crate) static FAMILY: Family = Family {
     name: "GPT-J",
@@ -57,13 +56,8 @@ static NAMES: PlainNames = PlainNames {
 };
 
 /// Loads a model of the family.
-fn load(
-    config: &ModelConfig,
-    name: &str,
-    tensors: &dyn TensorSource,
-    tokenizer: Tokenizer,
-    device: &Device,
-) -> Result<Box<dyn LanguageModel>> {
+fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
+    let config = source.config;
     let shape = Shape::read(config, &FAMILY.keys)?;
     let attention = Attention::of(&shape);
     let rotated = config.optional_dimension("rotary_dim")?.unwrap_or(shape.head_dim);
@@ -72,7 +66,7 @@ fn load(
         return Err(config.error("rotary_dim", message));
     }
     let rotary_shape = RotaryShape { head_dim: shape.head_dim, rotated, pairing: Pairing::Neighbours, theta_key: "rope_theta" };
-    let rotary = Rotary::of(config, &rotary_shape, device)?;
+    let rotary = Rotary::of(config, &rotary_shape, source.device)?;
     let form = BlockForm {
         attention,
         visibility: Visibility::Causal,
@@ -91,5 +85,5 @@ fn load(
         epsilon: config.positive_or("layer_norm_epsilon", 1e-5)?,
         affine_norms: true,
     };
-    plan.load(config, name, tensors, tokenizer, device)
+    plan.load(source)
 }

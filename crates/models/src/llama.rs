@@ -1,14 +1,14 @@
 //! LLaMA and its kin: pre-norm blocks with rotary positions or ALiBi, grouped-query attention and a gated MLP.
 
 use burn::tensor::{Device, Tensor};
-use easyedit_core::{LanguageModel, Module, ModuleNames, Pass, Probe, Site, Tokenizer, Visibility, WeightLayout};
+use easyedit_core::{LanguageModel, Module, ModuleNames, Pass, Probe, Site, Visibility, WeightLayout};
 use serde_json::{Value, json};
 
 use crate::activation::Activation;
 use crate::alibi::Alibi;
 use crate::attention::Attention;
 use crate::decoder::{Decoder, Network};
-use crate::families::{Family, check_tokenizer};
+use crate::families::{Family, ModelSource, check_tokenizer};
 use crate::linear::Linear;
 use crate::loader::Loader;
 use crate::norm::RmsNorm;
@@ -16,7 +16,7 @@ use crate::parameters::parameters;
 use crate::projections::Projections;
 use crate::rotary::{Rotary, RotaryShape, Rotations};
 use crate::shape::ShapeKeys;
-use crate::{ModelConfig, Result, Shape, TensorSource};
+use crate::{ModelConfig, Result, Shape};
 
 pub(crate) static FAMILY: Family = Family {
     name: "LLaMA",
@@ -194,13 +194,8 @@ fn read_rotary(config: &ModelConfig, head_dim: usize, device: &Device) -> Result
 }
 
 /// Loads a model of the family.
-fn load(
-    config: &ModelConfig,
-    name: &str,
-    tensors: &dyn TensorSource,
-    tokenizer: Tokenizer,
-    device: &Device,
-) -> Result<Box<dyn LanguageModel>> {
+fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
+    let ModelSource { config, name, tensors, tokenizer, device } = source;
     let variant = Variant::of(config)?;
     let shape = read_shape(config, &variant)?;
     let Shape { vocab_size, d_model, d_mlp, n_layers, heads, kv_heads, head_dim, .. } = shape;

@@ -1,16 +1,15 @@
 //! OPT: pre-norm blocks with learned positions, whose table begins with two rows of no position.
 
-use burn::tensor::Device;
-use easyedit_core::{LanguageModel, Tokenizer, Visibility, WeightLayout};
+use easyedit_core::{LanguageModel, Visibility, WeightLayout};
 use serde_json::json;
 
 use crate::activation::Activation;
 use crate::attention::Attention;
-use crate::families::Family;
+use crate::families::{Family, ModelSource};
 use crate::plain_block::{BlockForm, BlockNames, ProjectionNames};
 use crate::plain_decoder::{Biases, PlainNames, Plan, PositionKind};
 use crate::shape::ShapeKeys;
-use crate::{Error, ModelConfig, Result, Shape, TensorSource};
+use crate::{Error, ModelConfig, Result, Shape};
 
 pub(crate) static FAMILY: Family = Family {
     name: "OPT",
@@ -56,13 +55,8 @@ static NAMES: PlainNames = PlainNames {
 const UNUSED_POSITIONS: usize = 2;
 
 /// Loads a model of the family.
-fn load(
-    config: &ModelConfig,
-    name: &str,
-    tensors: &dyn TensorSource,
-    tokenizer: Tokenizer,
-    device: &Device,
-) -> Result<Box<dyn LanguageModel>> {
+fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
+    let config = source.config;
     let shape = Shape::read(config, &FAMILY.keys)?;
     let attention = Attention::of(&shape);
     check_supported(config, &shape)?;
@@ -85,7 +79,7 @@ fn load(
         epsilon: 1e-5,
         affine_norms: config.flag_or("layer_norm_elementwise_affine", true)?,
     };
-    plan.load(config, name, tensors, tokenizer, device)
+    plan.load(source)
 }
 
 /// Refuses the 350M model's forms: behind a norm, the output of a block is no sum of what its parts add to the residual stream.

@@ -141,9 +141,8 @@ impl PlainBlock {
             }
             (_, [query, key, value]) => (query.forward(normed.clone()), key.forward(normed.clone()), value.forward(normed.clone())),
             (_, projections) => {
-                // Three products with parts of the fused weight: slicing their joint result would cost copies here and in the gradient.
-                let part = |index: usize| projections[0].forward_part(normed.clone(), index * width, width);
-                (part(0), part(1), part(2))
+                let [query, key, value] = self.form.attention.fused(&projections[0], normed.clone());
+                (query, key, value)
             }
         }
     }

@@ -2,18 +2,18 @@
 //!
 //! A family is a table of names and a [`Plan`].
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use easyedit_core::{LanguageModel, ModuleNames, Pass, Probe, Tokenizer, WeightLayout};
+use burn::tensor::{Int, Tensor, TensorData};
+use easyedit_core::{LanguageModel, ModuleNames, Pass, Probe, WeightLayout};
 
 use crate::attention::Attention;
 use crate::decoder::{Decoder, Network};
-use crate::families::check_tokenizer;
+use crate::families::{ModelSource, check_tokenizer};
 use crate::loader::Loader;
 use crate::norm::LayerNorm;
 use crate::parameters::{ParamMut, ParamRef, Parameters, join};
 use crate::plain_block::{BlockForm, BlockNames, PlainBlock, ProjectionNames};
 use crate::rotary::{Rotary, Rotations};
-use crate::{ModelConfig, Result, Shape, TensorSource};
+use crate::{Result, Shape};
 
 /// What a family calls its modules.
 #[derive(Debug)]
@@ -86,14 +86,8 @@ pub(crate) struct Plan<'a> {
 
 impl Plan<'_> {
     /// Loads the model.
-    pub(crate) fn load(
-        self,
-        config: &ModelConfig,
-        name: &str,
-        tensors: &dyn TensorSource,
-        tokenizer: Tokenizer,
-        device: &Device,
-    ) -> Result<Box<dyn LanguageModel>> {
+    pub(crate) fn load(self, source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
+        let ModelSource { config, name, tensors, tokenizer, device } = source;
         let Self { names, shape, tied_head, layout, .. } = self;
         let Shape { vocab_size, d_model, max_positions, .. } = shape;
         check_tokenizer(config, &tokenizer, vocab_size)?;

@@ -1,19 +1,19 @@
 //! T5 and its kin: an encoder that reads the prompt, and a decoder that writes the answer, both stacks of the same blocks.
 
 use burn::tensor::{Device, Tensor};
-use easyedit_core::{Encoder, EncoderOutput, EncoderSpec, LanguageModel, ModuleNames, Pass, Probe, TokenBatch, Tokenizer, WeightLayout};
+use easyedit_core::{Encoder, EncoderOutput, EncoderSpec, LanguageModel, ModuleNames, Pass, Probe, TokenBatch, WeightLayout};
 use serde_json::json;
 
 use crate::activation::Activation;
 use crate::attention::Attention;
 use crate::decoder::{Decoder, Network, check_ids};
-use crate::families::{Family, check_tokenizer};
+use crate::families::{Family, ModelSource, check_tokenizer};
 use crate::loader::Loader;
 use crate::parameters::parameters;
 use crate::relative_position::RelativePositions;
 use crate::shape::ShapeKeys;
 use crate::t5_stack::{Stack, StackLayout};
-use crate::{ModelConfig, Result, Shape, TensorSource};
+use crate::{ModelConfig, Result, Shape};
 
 pub(crate) static FAMILY: Family = Family {
     name: "T5",
@@ -100,13 +100,8 @@ parameters!(T5 {
 });
 
 /// Loads a model of the family.
-fn load(
-    config: &ModelConfig,
-    name: &str,
-    tensors: &dyn TensorSource,
-    tokenizer: Tokenizer,
-    device: &Device,
-) -> Result<Box<dyn LanguageModel>> {
+fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
+    let ModelSource { config, name, tensors, tokenizer, device } = source;
     let mut config = config.clone().with(POSITIONS, UNBOUNDED);
     if config.get(HEAD_DIM).is_none() {
         config = config.with(HEAD_DIM, DEFAULT_HEAD_DIM);

@@ -172,7 +172,7 @@ impl TextEncoder {
 }
 
 /// Each row divided by its length.
-fn normalised(x: Tensor<2>) -> Tensor<2> {
+pub(crate) fn normalised(x: Tensor<2>) -> Tensor<2> {
     let length = (x.clone() * x.clone()).sum_dim(1).sqrt().clamp_min(SHORTEST);
     x / length
 }

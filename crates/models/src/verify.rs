@@ -9,6 +9,7 @@ use burn::tensor::Tensor;
 use easyedit_core::{Capture, LanguageModel, Module, Pass, Site, TokenBatch, tensor_values};
 use serde::Serialize;
 
+use crate::text_encoder::normalised;
 use crate::{Result, TextEncoder};
 use golden::{Along, Computed, GoldenFile, hidden_name};
 
@@ -128,11 +129,10 @@ pub fn verify_text_encoder(model: &TextEncoder, golden: &Path, tolerance: f32) -
     file.check(&known)?;
     let batch = TokenBatch::new(file.rows(Along::Input))?;
     let pooled = model.mean_pooled(&batch)?;
-    let length = (pooled.clone() * pooled.clone()).sum_dim(1).sqrt();
     let computed = vec![
         Computed::new(LAST, Along::Input, model.last_hidden_state(&batch)?),
         Computed::new(MEAN_POOLED, Along::Row, pooled.clone()),
-        Computed::new(EMBEDDING, Along::Row, pooled / length),
+        Computed::new(EMBEDDING, Along::Row, normalised(pooled)),
     ];
     file.compare(&known, computed, batch.tokens(), tolerance)
 }
