@@ -67,7 +67,7 @@ fn main() -> Result<()> {
         let started = Instant::now();
         let tokenizer = tiny_world::tokenizer(name, world)?;
         let model = tiny_world::train(name, world, &tokenizer, &config, &Bar(ProgressBar::new(0).with_style(style)))?;
-        tiny_world::save_model(name, &*model, world, &config, &arguments.out)?;
+        tiny_world::save_model(name, &*model, &config, &arguments.out)?;
         println!("{name}: trained in {:.0} s", started.elapsed().as_secs_f64());
     }
     let device = easyedit_core::device::select("cpu")?;

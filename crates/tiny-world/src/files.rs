@@ -17,11 +17,7 @@ use crate::{Error, Result, Sentence, TrainingConfig, World};
 ///
 /// [`Error::UnknownModel`]; [`Error::Tokenizer`] if it cannot be trained.
 pub fn tokenizer(name: &str, world: &World) -> Result<Tokenizer> {
-    Ok(wrap(inner_tokenizer(name, world)?))
-}
-
-fn inner_tokenizer(name: &str, world: &World) -> Result<tokenizers::Tokenizer> {
-    train(&lines(world), Architecture::named(name)?.ends_texts())
+    Ok(wrap(train(&lines(world), Architecture::named(name)?.ends_texts())?))
 }
 
 /// Every sentence of the world.
@@ -35,7 +31,7 @@ fn lines(world: &World) -> Vec<String> {
 /// # Errors
 ///
 /// [`Error::Write`], and if the device does not give the weights back.
-pub fn save_model(name: &str, model: &dyn LanguageModel, world: &World, training: &TrainingConfig, root: &Path) -> Result<()> {
+pub fn save_model(name: &str, model: &dyn LanguageModel, training: &TrainingConfig, root: &Path) -> Result<()> {
     let architecture = Architecture::named(name)?;
     let folder = architecture.folder_in(root);
     let mut config = architecture.config()?;
@@ -47,7 +43,7 @@ pub fn save_model(name: &str, model: &dyn LanguageModel, world: &World, training
         "clean_up_tokenization_spaces": false,
     });
     write_json(&folder.join("tokenizer_config.json"), &special)?;
-    let text = inner_tokenizer(name, world)?.to_string(true).map_err(|e| Error::Tokenizer(e.to_string()))?;
+    let text = model.tokenizer().inner().to_string(true).map_err(|e| Error::Tokenizer(e.to_string()))?;
     write(&folder.join("tokenizer.json"), text.as_bytes())?;
 
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();

@@ -4,10 +4,7 @@ use easyedit_core::{
     Edit, EditContext, EditMethod, EditRequest, Error, Fingerprint, Hparams, LanguageModel, Matrix, Method, ModelSpec, Result, TensorDelta,
     WeightDelta, WeightLayout,
 };
-use easyedit_kernels::{
-    Cholesky, Contexts, FactRow, FactStates, MomentConfig, TemplateConfig, ValueConfig, ValueSite, cached_moments, context_templates,
-    half_bare_row, optimize_value,
-};
+use easyedit_kernels::{Cholesky, Contexts, FactRow, FactStates, Preparation, ValueConfig, ValueSite, half_bare_row, optimize_value};
 use serde_json::{Value, json};
 
 use crate::MemitHparams;
@@ -21,8 +18,7 @@ const REQUESTS_AT_ONCE: usize = 32;
 #[derive(Debug)]
 pub struct Memit {
     hparams: MemitHparams,
-    templates: Option<Vec<String>>,
-    moments: BTreeMap<usize, Cholesky>,
+    preparation: Preparation,
 }
 
 impl Method for Memit {
@@ -30,7 +26,7 @@ impl Method for Memit {
     const SUMMARY: &'static str = "many facts at once, spread over the MLPs of several layers (Meng et al. 2023)";
 
     fn new(hparams: MemitHparams) -> Self {
-        Self { hparams, templates: None, moments: BTreeMap::new() }
+        Self { hparams, preparation: Preparation::default() }
     }
 
     fn hparams_for(spec: &ModelSpec) -> MemitHparams {
@@ -52,13 +48,13 @@ impl Memit {
     ///
     /// [`Error::Hparams`] if they are not of that form.
     pub fn with_templates(mut self, templates: Vec<String>) -> Result<Self> {
-        self.templates = Some(easyedit_kernels::checked_templates(templates)?);
+        self.preparation.set_templates(templates)?;
         Ok(self)
     }
 
     /// Uses this factor of the second moment of layer `layer` instead of collecting statistics.
     pub fn with_moments(mut self, layer: usize, factor: Cholesky) -> Self {
-        self.moments.insert(layer, factor);
+        self.preparation.set_moments(layer, factor);
         self
     }
 
@@ -72,24 +68,9 @@ impl Memit {
         self.hparams.layers.last().copied().ok_or_else(|| Error::hparams("layers is empty; name at least one layer to edit"))
     }
 
-    fn collect_moments(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
-        let missing: Vec<usize> = self.hparams.layers.iter().copied().filter(|layer| !self.moments.contains_key(layer)).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let corpus = &self.hparams.mom2_dataset;
-        let documents = context.corpora.documents(corpus)?;
-        let config = MomentConfig { samples: self.hparams.mom2_n_samples, ..MomentConfig::default() };
-        let cache = context.cache.map(|path| path.as_path());
-        for (layer, (moments, _)) in cached_moments(model, &missing, corpus, &documents, &config, cache, context.progress)? {
-            self.moments.insert(layer, moments.factor(layer)?);
-        }
-        Ok(())
-    }
-
     /// Finds the hidden state wanted for one request, and what there is to tell about it.
     fn wanted(&self, model: &dyn LanguageModel, request: &EditRequest, context: &EditContext<'_>) -> Result<(Wanted, Value)> {
-        let templates = self.templates.as_deref().unwrap_or_default();
+        let templates = self.preparation.templates();
         let contexts = Contexts::of(model, request, templates, self.hparams.fact_token)?;
         let layer = self.last_layer()?;
         let states = FactStates::collect(model, &contexts.rows, layer, true)?;
@@ -184,12 +165,9 @@ impl EditMethod for Memit {
 
     fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
         self.check(model.spec())?;
-        if self.templates.is_none() {
-            let config = TemplateConfig { lengths: self.hparams.context_template_length_params.clone(), seed: context.seed };
-            let cache = context.cache.map(|path| path.as_path());
-            self.templates = Some(context_templates(model, &config, cache, context.progress)?);
-        }
-        self.collect_moments(model, context)
+        self.preparation.write_templates(model, &self.hparams.context_template_length_params, context)?;
+        let MemitHparams { layers, mom2_dataset, mom2_n_samples, .. } = &self.hparams;
+        self.preparation.collect_moments(model, layers, mom2_dataset, *mom2_n_samples, context)
     }
 
     fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
@@ -209,7 +187,7 @@ impl EditMethod for Memit {
         for (index, layer) in self.hparams.layers.iter().enumerate() {
             let keys = self.keys(working.as_ref(), &wanted, *layer)?;
             let residuals = self.residuals(working.as_ref(), &wanted)?;
-            let moments = self.moments.get(layer).ok_or_else(|| Error::Batch(format!("layer {layer} has no second moment")))?;
+            let moments = self.preparation.moments(*layer)?;
             let solved = moments.solve_with_keys(self.hparams.mom2_update_weight, &keys, &format!("the keys of layer {layer}"))?;
             let share = 1.0 / (self.hparams.layers.len() - index) as f64;
             let delta = spread(&residuals, &solved, share, model.spec().mlp_out_layout)?;

@@ -1,33 +1,18 @@
 //! Whole edits against the Python implementation, on tiny weights (shared fixtures; `EASYEDIT_SHARED` names another folder of them).
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
-use std::path::{Path, PathBuf};
+#[path = "../../rome/tests/fixtures/mod.rs"]
+mod fixtures;
 
-use easyedit_core::{Corpora, EditContext, EditMethod, EditRequest, HparamsDocument, Method, Result, Silent, device, tensor_values};
+use std::path::Path;
+
+use easyedit_core::{EditContext, EditMethod, EditRequest, HparamsDocument, Method, Silent, device, tensor_values};
 use easyedit_kernels::Cholesky;
 use easyedit_memit::Memit;
 use easyedit_models::Checkpoint;
+use fixtures::{NoCorpora, shared};
 use safetensors::SafeTensors;
 use serde_json::Value;
-
-struct NoCorpora;
-
-impl Corpora for NoCorpora {
-    fn documents(&self, name: &str) -> Result<Vec<String>> {
-        panic!("the test gives statistics itself, yet {name} was asked for")
-    }
-}
-
-fn shared(path: &str) -> Option<PathBuf> {
-    let root =
-        std::env::var_os("EASYEDIT_SHARED").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../../shared"), PathBuf::from);
-    let path = root.join(path);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("SKIPPED: {} is not there", path.display());
-    None
-}
 
 fn tensor(file: &Path, name: &str) -> Vec<f32> {
     let bytes = std::fs::read(file).unwrap();

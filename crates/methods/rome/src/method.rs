@@ -6,8 +6,7 @@ use easyedit_core::{
     WeightDelta,
 };
 use easyedit_kernels::{
-    Cholesky, Contexts, FactStates, MomentConfig, OptimizedValue, TemplateConfig, ValueConfig, ValueSite, cached_moments,
-    checked_templates, context_templates, half_bare_row, mean_row, optimize_value,
+    Cholesky, Contexts, FactStates, OptimizedValue, Preparation, ValueConfig, ValueSite, half_bare_row, mean_row, optimize_value,
 };
 use serde_json::{Value, json};
 
@@ -21,8 +20,7 @@ const LOSS_THRESHOLD: f64 = 5e-2;
 #[derive(Debug)]
 pub struct Rome {
     hparams: RomeHparams,
-    templates: Option<Vec<String>>,
-    moments: BTreeMap<usize, Cholesky>,
+    preparation: Preparation,
 }
 
 impl Method for Rome {
@@ -30,7 +28,7 @@ impl Method for Rome {
     const SUMMARY: &'static str = "rank-one edit of one MLP; one fact at a time (Meng et al. 2022)";
 
     fn new(hparams: RomeHparams) -> Self {
-        Self { hparams, templates: None, moments: BTreeMap::new() }
+        Self { hparams, preparation: Preparation::default() }
     }
 
     fn hparams_for(spec: &ModelSpec) -> RomeHparams {
@@ -45,13 +43,13 @@ impl Rome {
     ///
     /// [`Error::Hparams`](easyedit_core::Error::Hparams) if they are not of that form.
     pub fn with_templates(mut self, templates: Vec<String>) -> Result<Self> {
-        self.templates = Some(checked_templates(templates)?);
+        self.preparation.set_templates(templates)?;
         Ok(self)
     }
 
     /// Uses this factor of the second moment of layer `layer` instead of collecting statistics.
     pub fn with_moments(mut self, layer: usize, factor: Cholesky) -> Self {
-        self.moments.insert(layer, factor);
+        self.preparation.set_moments(layer, factor);
         self
     }
 
@@ -59,22 +57,6 @@ impl Rome {
         spec.check_decoder_only(RomeHparams::METHOD)?;
         spec.check_mlp_out(&self.hparams.rewrite_module_tmp)?;
         self.hparams.layers.iter().try_for_each(|layer| spec.check_layer(*layer))
-    }
-
-    fn collect_moments(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
-        let missing: Vec<usize> = self.hparams.layers.iter().copied().filter(|layer| !self.moments.contains_key(layer)).collect();
-        if !self.hparams.mom2_adjustment || missing.is_empty() {
-            return Ok(());
-        }
-        let corpus = &self.hparams.mom2_dataset;
-        let documents = context.corpora.documents(corpus)?;
-        let config = MomentConfig { samples: self.hparams.mom2_n_samples, ..MomentConfig::default() };
-        let cache = context.cache.map(|path| path.as_path());
-        let collected = cached_moments(model, &missing, corpus, &documents, &config, cache, context.progress)?;
-        for (layer, (moments, _)) in collected {
-            self.moments.insert(layer, moments.factor(layer)?);
-        }
-        Ok(())
     }
 
     /// The change of one layer for one request, and what there is to tell about it.
@@ -85,7 +67,7 @@ impl Rome {
         layer: usize,
         context: &EditContext<'_>,
     ) -> Result<(WeightDelta, Value)> {
-        let templates = self.templates.as_deref().unwrap_or_default();
+        let templates = self.preparation.templates();
         let started = Instant::now();
         let contexts = Contexts::of(model, request, templates, self.hparams.fact_token)?;
         if contexts.occurrences > 1 {
@@ -138,9 +120,9 @@ impl Rome {
         let consistent = self.hparams.consistent_keys;
         let mean = if consistent { half_bare_row } else { mean_row };
         let mean_key = mean(states.keys(), templates);
-        let direction = match self.moments.get(&layer) {
-            Some(moments) if self.hparams.mom2_adjustment => moments.solve(&mean_key),
-            _ => mean_key.clone(),
+        let direction = match self.hparams.mom2_adjustment {
+            true => self.preparation.moments(layer)?.solve(&mean_key),
+            false => mean_key.clone(),
         };
         if consistent {
             // δ was found relative to each context's own output: the averaged key's value is the averaged output plus δ.
@@ -164,12 +146,12 @@ impl EditMethod for Rome {
 
     fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
         self.check(model.spec())?;
-        if self.templates.is_none() {
-            let config = TemplateConfig { lengths: self.hparams.context_template_length_params.clone(), seed: context.seed };
-            let cache = context.cache.map(|path| path.as_path());
-            self.templates = Some(context_templates(model, &config, cache, context.progress)?);
+        self.preparation.write_templates(model, &self.hparams.context_template_length_params, context)?;
+        if !self.hparams.mom2_adjustment {
+            return Ok(());
         }
-        self.collect_moments(model, context)
+        let RomeHparams { layers, mom2_dataset, mom2_n_samples, .. } = &self.hparams;
+        self.preparation.collect_moments(model, layers, mom2_dataset, *mom2_n_samples, context)
     }
 
     fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {

@@ -4,36 +4,20 @@
 //! are skipped.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
-use std::path::{Path, PathBuf};
+mod fixtures;
+
+use std::path::Path;
 
 use easyedit_core::{
-    Corpora, Edit, EditContext, EditMethod, EditRequest, HparamsDocument, LanguageModel, Matrix, Method, Pass, Result, Silent, TokenBatch,
-    WeightDelta, device, tensor_values,
+    Edit, EditContext, EditMethod, EditRequest, HparamsDocument, LanguageModel, Matrix, Method, Pass, Silent, TokenBatch, WeightDelta,
+    device, tensor_values,
 };
 use easyedit_kernels::{Cholesky, MomentConfig, SecondMoments};
 use easyedit_models::Checkpoint;
 use easyedit_rome::Rome;
+use fixtures::{NoCorpora, shared};
 use safetensors::SafeTensors;
 use serde_json::Value;
-
-struct NoCorpora;
-
-impl Corpora for NoCorpora {
-    fn documents(&self, name: &str) -> Result<Vec<String>> {
-        panic!("the test gives statistics itself, yet {name} was asked for")
-    }
-}
-
-fn shared(path: &str) -> Option<PathBuf> {
-    let root =
-        std::env::var_os("EASYEDIT_SHARED").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../../shared"), PathBuf::from);
-    let path = root.join(path);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("SKIPPED: {} is not there", path.display());
-    None
-}
 
 struct Golden {
     info: Value,
