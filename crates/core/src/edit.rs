@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{EditRequest, Error, Fingerprint, LanguageModel, Matrix, ParamName, Result};
+use crate::{EditMethod, EditRequest, Error, Fingerprint, LanguageModel, Matrix, ParamName, Result};
 
 /// The change of one weight, in the checkpoint's orientation.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +61,19 @@ impl WeightDelta {
                 }
                 Tensor::from_data(TensorData::new(full, *shape), device)
             }
+        }
+    }
+
+    /// The same change in fewer numbers: a low-rank change whose factors hold more than the full change becomes that.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn compact(self, device: &Device) -> Result<Self> {
+        let [rows, cols] = self.shape();
+        match self.rank() {
+            Some(rank) if rank * (rows + cols) > rows * cols => Ok(Self::Dense(Matrix::from_tensor(&self.to_tensor(device))?)),
+            _ => Ok(self),
         }
     }
 
@@ -156,6 +169,20 @@ impl Applied {
 }
 
 impl Edit {
+    /// The edit of `method` that makes `requests` true in `model`.
+    pub fn of(
+        method: &dyn EditMethod,
+        model: &dyn LanguageModel,
+        requests: &[EditRequest],
+        seed: u64,
+        diagnostics: Value,
+        deltas: BTreeMap<ParamName, TensorDelta>,
+    ) -> Self {
+        let (name, family) = (model.spec().name.clone(), model.spec().family.clone());
+        let requests = requests.to_vec();
+        Self { method: method.name().to_owned(), model: name, family, hparams: method.hparams(), seed, requests, diagnostics, deltas }
+    }
+
     /// Adds the changes to the model's weights.
     ///
     /// # Errors

@@ -67,6 +67,43 @@ impl KvCache {
         })
     }
 
+    /// The rows of all `caches`, one cache after the other; a cache that ends earlier than another gets gaps.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] if there is no cache, the caches are not of the same layers (an empty cache is of any), or one of them reads an
+    /// encoder.
+    pub fn join(caches: &[&Self], device: &Device) -> Result<Self> {
+        if caches.iter().any(|cache| cache.source.is_some()) {
+            return Err(Error::Batch("caches that read an encoder cannot be joined".into()));
+        }
+        let width = caches.iter().map(|cache| cache.slot_count()).max().unwrap_or(0);
+        let slots = caches.iter().flat_map(|cache| &cache.slots);
+        let slots = slots.map(|row| row.iter().copied().chain(std::iter::repeat(None)).take(width).collect()).collect();
+        let Some(model) = caches.iter().find(|cache| !cache.layers.is_empty()) else {
+            return Ok(Self { slots, ..Self::default() });
+        };
+        if caches.iter().any(|cache| cache.slot_count() > 0 && !cache.layers.keys().eq(model.layers.keys())) {
+            return Err(Error::Batch("caches of different layers cannot be joined".into()));
+        }
+        let widened = |cache: &Self, known: Option<&Tensor<4>>, like: &Tensor<4>| {
+            let [_, heads, _, head_dim] = like.dims();
+            let gap = |slots| Tensor::<4>::zeros([cache.rows(), heads, slots, head_dim], device);
+            match known {
+                Some(known) if known.dims()[2] == width => known.clone(),
+                Some(known) => Tensor::cat(vec![known.clone(), gap(width - known.dims()[2])], 2),
+                None => gap(width),
+            }
+        };
+        let joined = |layer: &usize, like: &KeyValue, part: fn(&KeyValue) -> &Tensor<4>| {
+            Tensor::cat(caches.iter().map(|cache| widened(cache, cache.layers.get(layer).map(part), part(like))).collect(), 0)
+        };
+        let layers = model.layers.iter().map(|(layer, like)| {
+            (*layer, KeyValue { keys: joined(layer, like, |kv| &kv.keys), values: joined(layer, like, |kv| &kv.values) })
+        });
+        Ok(Self { layers: layers.collect(), slots, source: None })
+    }
+
     /// Forgets what is kept for row `row`: the row starts again at position 0.
     pub fn clear_row(&mut self, row: usize) {
         if let Some(slots) = self.slots.get_mut(row) {
@@ -152,6 +189,22 @@ impl Pass {
     pub fn select_rows(&self, rows: &[usize]) -> Result<Self> {
         let batch = self.batch.select_rows(rows)?;
         Ok(Self::build(batch, self.past.select_rows(rows, &self.device)?, &self.device))
+    }
+
+    /// A pass of the rows of all `passes`, one pass after the other, each after what was cached for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] if there is no pass, or as [`KvCache::join`].
+    pub fn join(passes: &[&Self]) -> Result<Self> {
+        let rows: Vec<&[u32]> =
+            passes.iter().flat_map(|pass| (0..pass.batch.rows()).map(|row| &pass.batch.ids()[pass.batch.range(row)])).collect();
+        let batch = TokenBatch::new(&rows)?;
+        let Some(device) = passes.first().map(|pass| &pass.device) else {
+            return Err(Error::Batch("there is no pass to join".into()));
+        };
+        let past: Vec<&KvCache> = passes.iter().map(|pass| &pass.past).collect();
+        Ok(Self::build(batch, KvCache::join(&past, device)?, device))
     }
 
     fn build(batch: TokenBatch, past: KvCache, device: &Device) -> Self {
@@ -365,6 +418,29 @@ mod tests {
         assert_eq!(mask.iter().map(|v| *v == 0.0).collect::<Vec<_>>(), [true, true, true, true, true, false, false, true]);
         assert_eq!(cache.select_rows(&[1, 1, 0], &device()).unwrap().len(0), 1);
         assert!(cache.select_rows(&[2], &device()).unwrap_err().to_string().contains("rows [2]"));
+    }
+
+    #[test]
+    fn joined_passes_continue_each_its_own_cache() {
+        let after = |rows: &[Vec<u32>], ones: f32| {
+            let mut first = Pass::new(TokenBatch::new(rows).unwrap(), &device()).keeping();
+            let kv = Tensor::<4>::ones([rows.len(), 1, rows[0].len(), 1], &device()) * ones;
+            first.extend(0, kv.clone(), kv);
+            let next = TokenBatch::new(&vec![vec![9]; rows.len()]).unwrap();
+            Pass::after(next, first.into_cache().unwrap(), &device()).unwrap()
+        };
+        let fresh = Pass::new(TokenBatch::new(&[[5, 6]]).unwrap(), &device());
+        let mut joined = Pass::join(&[&after(&[vec![1, 2, 3]], 1.0), &fresh, &after(&[vec![4], vec![5]], 2.0)]).unwrap();
+        assert_eq!(joined.positions(), [3, 0, 1, 1, 1]);
+        assert_eq!(joined.score_shape(), [4, 2, 5]);
+        let keys = joined.extend(0, Tensor::zeros([4, 1, 2, 1], &device()), Tensor::zeros([4, 1, 2, 1], &device())).keys;
+        let keys = keys.into_data().try_to_vec::<f32>().unwrap();
+        assert_eq!(keys, [1., 1., 1., 0., 0., 0., 0., 0., 0., 0., 2., 0., 0., 0., 0., 2., 0., 0., 0., 0.]);
+        let mask = joined.mask(Visibility::Causal).unwrap().into_data().try_to_vec::<f32>().unwrap();
+        let seen: Vec<usize> = mask.chunks(5).map(|token| token.iter().filter(|v| **v == 0.0).count()).collect();
+        // Behind a row of one token stands one that counts for nothing.
+        assert_eq!(seen[..5], [4, 4, 1, 2, 2]);
+        assert!(Pass::join(&[]).is_err());
     }
 
     #[test]

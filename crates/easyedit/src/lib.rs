@@ -45,5 +45,11 @@ pub fn registry() -> Registry {
     registry.register::<easyedit_rome::Rome>();
     #[cfg(feature = "memit")]
     registry.register::<easyedit_memit::Memit>();
+    #[cfg(feature = "emmet")]
+    registry.register::<easyedit_emmet::Emmet>();
+    #[cfg(feature = "pmet")]
+    registry.register::<easyedit_pmet::Pmet>();
+    #[cfg(feature = "alphaedit")]
+    registry.register::<easyedit_alphaedit::AlphaEdit>();
     registry
 }

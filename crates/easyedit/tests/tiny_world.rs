@@ -88,3 +88,19 @@ fn memit_edits_facts_one_by_one_and_in_a_batch() {
         }
     }
 }
+
+/// The mass editors beside MEMIT, each fact on the original model.
+#[cfg(all(feature = "emmet", feature = "pmet", feature = "alphaedit"))]
+#[test]
+fn mass_editors_edit_every_decoder() {
+    let requests = &tiny_world::requests()[..EDITS];
+    for method in ["MEMIT", "EMMET", "PMET", "AlphaEdit"] {
+        for name in tiny_world::model_names().filter(|name| !tiny_world::is_encoder_decoder(name)) {
+            let session = edit(method, name, requests, Mode::Independent).unwrap();
+            assert_eq!(session.summary.failed, 0, "{method} {name}");
+            let scores = &session.summary.mean_metrics.post;
+            let got = [scores.rewrite_acc.unwrap(), scores.rephrase_acc.unwrap(), scores.locality["neighborhood_acc"]];
+            println!("{method} {name}: reliability, generalization, locality {got:.3?}, {:.1} s", session.summary.seconds.edit);
+        }
+    }
+}

@@ -7,6 +7,8 @@ use crate::{FactRow, ValueTargets};
 /// alone, whose meaning shall stay.
 #[derive(Clone, Debug)]
 pub struct Contexts {
+    /// `case_id` of the request.
+    pub case_id: usize,
     /// One row per template, then the row of the subject alone.
     pub rows: Vec<FactRow>,
     /// What the loss reads.
@@ -45,6 +47,6 @@ impl Contexts {
         rows.push(essence.into());
         predictions.push(Vec::new());
         let targets = ValueTargets { predictions, keep: Some(templates.len()) };
-        Ok(Self { rows, targets, templates: templates.len(), fact_token: fact_text, occurrences: prompt.occurrences })
+        Ok(Self { case_id: request.case_id, rows, targets, templates: templates.len(), fact_token: fact_text, occurrences: prompt.occurrences })
     }
 }

@@ -1,10 +1,12 @@
 //! The kernels that the locate-then-edit methods share.
 //!
-//! - [`FactStates`]: the keys and values of a fact at one layer, read from a batch of contexts in one pass, with everything that a
-//!   change at the fact token cannot reach computed once;
-//! - [`optimize_value`]: the value v* that makes the model say the target;
+//! - [`Contexts`]: the texts a fact is optimised in;
+//! - [`optimize_values`]: the values v* that make the model say the targets, for many requests at once, with everything that a change at
+//!   the fact token cannot reach computed once;
+//! - [`MassEdit`]: facts spread over layers, and [`locate_hparams!`], the hyperparameters of the methods that do so;
+//! - [`LayerWalk`]: the keys of many facts, layer after layer, while the layers are edited;
 //! - [`SecondMoments`]: statistics of a layer's keys over a text, in one pass for all layers, cached with their provenance;
-//! - [`Cholesky`]: solves with such a statistic, in f64;
+//! - [`Cholesky`]: solves with such a statistic, in f64; [`NullSpace`]: what such a statistic does not see;
 //! - [`context_templates`]: short texts the fact is read in.
 //!
 //! # Invariants
@@ -15,10 +17,14 @@
 mod adam;
 mod contexts;
 mod fact_states;
+mod layer_walk;
+mod locate;
 mod mean_rows;
 mod model_fingerprint;
 mod moments;
 mod moments_cache;
+mod null_space;
+mod prefixes;
 mod preparation;
 mod row_groups;
 mod solver;
@@ -27,12 +33,15 @@ mod value;
 
 pub use adam::{Adam, AdamConfig};
 pub use contexts::Contexts;
-pub use fact_states::{FactRow, FactStates};
+pub use fact_states::{FactActivations, FactRow};
+pub use layer_walk::LayerWalk;
+pub use locate::{LocateSettings, MassEdit, ResidualShare, above_zero, cached_values, hparams_defaults, zero_or_more};
 pub use mean_rows::{half_bare_row, mean_row};
 pub use model_fingerprint::{fingerprint_up_to, sampled_fingerprint};
 pub use moments::{MomentConfig, SecondMoments};
 pub use moments_cache::cached_moments;
-pub use preparation::Preparation;
+pub use null_space::NullSpace;
+pub use preparation::{Preparation, second_moments};
 pub use solver::Cholesky;
 pub use templates::{TemplateConfig, checked_templates, context_templates};
-pub use value::{OptimizedValue, StepLoss, ValueConfig, ValueSite, ValueTargets, optimize_value};
+pub use value::{OncePredicted, OptimizedValue, StepLoss, ValueConfig, ValueSite, ValueTargets, optimize_values};

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use easyedit_core::{EditContext, Error, LanguageModel, Result};
 
-use crate::{Cholesky, MomentConfig, TemplateConfig, cached_moments, checked_templates, context_templates};
+use crate::{Cholesky, LocateSettings, MomentConfig, SecondMoments, TemplateConfig, cached_moments, checked_templates, context_templates};
 
 /// What the methods that locate and edit make ready once for all their edits: context templates, and second moments.
 #[derive(Debug, Default)]
@@ -41,43 +41,52 @@ impl Preparation {
         self.moments.get(&layer).ok_or_else(|| Error::Batch(format!("there is no second moment of layer {layer}")))
     }
 
-    /// Writes context templates of the given (tokens, number) pairs, unless there are some.
+    /// Checks that `settings` fit the model; writes context templates unless there are some; and collects the second moments of those of
+    /// the layers that have none, if they are needed.
     ///
     /// # Errors
     ///
-    /// As [`context_templates`].
-    pub fn write_templates(&mut self, model: &dyn LanguageModel, lengths: &[(usize, usize)], context: &EditContext<'_>) -> Result<()> {
+    /// As [`LocateSettings::check_model`], [`context_templates`] and [`second_moments`].
+    pub fn prepare(
+        &mut self,
+        model: &dyn LanguageModel,
+        settings: &LocateSettings<'_>,
+        needs_moments: bool,
+        context: &EditContext<'_>,
+    ) -> Result<()> {
+        settings.check_model(model.spec())?;
         if self.templates.is_none() {
-            let config = TemplateConfig { lengths: lengths.to_vec(), seed: context.seed };
+            let config = TemplateConfig { lengths: settings.templates.to_vec(), seed: context.seed };
             let cache = context.cache.map(|path| path.as_path());
             self.templates = Some(context_templates(model, &config, cache, context.progress)?);
         }
+        let missing: Vec<usize> = settings.layers.iter().copied().filter(|layer| !self.moments.contains_key(layer)).collect();
+        if needs_moments {
+            for (layer, moments) in second_moments(model, &missing, settings, context)? {
+                self.moments.insert(layer, moments.factor(layer)?);
+            }
+        }
         Ok(())
     }
+}
 
-    /// Collects the second moments of those of `layers` that have none, over `samples` texts of the corpus called `corpus`.
-    ///
-    /// # Errors
-    ///
-    /// If there is no such corpus, or as [`cached_moments`].
-    pub fn collect_moments(
-        &mut self,
-        model: &dyn LanguageModel,
-        layers: &[usize],
-        corpus: &str,
-        samples: usize,
-        context: &EditContext<'_>,
-    ) -> Result<()> {
-        let missing: Vec<usize> = layers.iter().copied().filter(|layer| !self.moments.contains_key(layer)).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let documents = context.corpora.documents(corpus)?;
-        let config = MomentConfig { samples, ..MomentConfig::default() };
-        let cache = context.cache.map(|path| path.as_path());
-        for (layer, (moments, _)) in cached_moments(model, &missing, corpus, &documents, &config, cache, context.progress)? {
-            self.moments.insert(layer, moments.factor(layer)?);
-        }
-        Ok(())
+/// The second moments of `layers` over the text that the settings name, from the context's cache where they are there.
+///
+/// # Errors
+///
+/// If there is no such text, or as [`cached_moments`].
+pub fn second_moments(
+    model: &dyn LanguageModel,
+    layers: &[usize],
+    settings: &LocateSettings<'_>,
+    context: &EditContext<'_>,
+) -> Result<BTreeMap<usize, SecondMoments>> {
+    if layers.is_empty() {
+        return Ok(BTreeMap::new());
     }
+    let documents = context.corpora.documents(settings.corpus)?;
+    let config = MomentConfig { samples: settings.samples, ..MomentConfig::default() };
+    let cache = context.cache.map(|path| path.as_path());
+    let found = cached_moments(model, layers, settings.corpus, &documents, &config, cache, context.progress)?;
+    Ok(found.into_iter().map(|(layer, (moments, _))| (layer, moments)).collect())
 }

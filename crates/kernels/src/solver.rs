@@ -50,8 +50,9 @@ impl Cholesky {
         (0..b.len()).map(|row| x[(row, 0)]).collect()
     }
 
-    /// Solves `(w A + K Kᵀ) X = K` for keys `K`, one column each, by the Woodbury identity: `X = Y (I + Kᵀ Y)⁻¹` with `Y = A⁻¹ K / w`. The
-    /// factor of `A` serves every set of keys, and the matrix that is factored here is as small as the keys are few.
+    /// Solves `(w A + K Kᵀ) X = K` for keys `K`, one column each, by the Woodbury identity: `X = Y (w I + Kᵀ Y)⁻¹` with `Y = A⁻¹ K`. The
+    /// factor of `A` serves every set of keys, and the matrix that is factored here is as small as the keys are few. With `w = 0`, `Xᵀ K`
+    /// is the identity: each x answers its own key alone.
     ///
     /// # Shapes
     ///
@@ -67,9 +68,10 @@ impl Cholesky {
     pub fn solve_with_keys(&self, weight: f64, keys: &[Vec<f64>], what: &str) -> Result<Vec<Vec<f64>>> {
         let (size, count) = (keys.first().map_or(0, Vec::len), keys.len());
         let k = Mat::from_fn(size, count, |row, column| keys[column][row]);
-        let y = self.factor.solve(&k) * faer::Scale(1.0 / weight);
+        let y = self.factor.solve(&k);
         let gram = k.transpose() * &y;
-        let small = Self::new(count, |r, c| 0.5 * (gram[(r, c)] + gram[(c, r)]) + f64::from(u8::from(r == c)), what)?;
+        let ridge = |r: usize, c: usize| if r == c { weight } else { 0.0 };
+        let small = Self::new(count, |r, c| 0.5 * (gram[(r, c)] + gram[(c, r)]) + ridge(r, c), what)?;
         let x = small.factor.solve(y.transpose());
         Ok((0..count).map(|key| (0..size).map(|row| x[(key, row)]).collect()).collect())
     }
@@ -113,6 +115,20 @@ mod tests {
                 let want = whole.solve(key);
                 let scale = want.iter().fold(0f64, |max, v| max.max(v.abs()));
                 assert!(want.iter().zip(x).all(|(w, x)| (w - x).abs() <= 1e-8 * scale), "{count} keys");
+            }
+        }
+    }
+
+    #[test]
+    fn without_weight_each_solution_answers_its_own_key_alone() {
+        let noise = |i: usize| ((i * 7919 + 13) % 101) as f64 / 50.0 - 1.0;
+        let keys: Vec<Vec<f64>> = (0..3).map(|key| (0..6).map(|row| noise(key * 53 + row * 29)).collect()).collect();
+        let a = |r: usize, c: usize| if r == c { 1.0 + r as f64 } else { 0.1 };
+        let x = Cholesky::new(6, a, "a").unwrap().solve_with_keys(0.0, &keys, "keys").unwrap();
+        for (i, x) in x.iter().enumerate() {
+            for (j, key) in keys.iter().enumerate() {
+                let answer: f64 = x.iter().zip(key).map(|(x, k)| x * k).sum();
+                assert!((answer - f64::from(u8::from(i == j))).abs() < 1e-9, "{i}, {j}: {answer}");
             }
         }
     }

@@ -6,15 +6,12 @@ use easyedit_core::{
     WeightDelta,
 };
 use easyedit_kernels::{
-    Cholesky, Contexts, FactStates, OptimizedValue, Preparation, ValueConfig, ValueSite, half_bare_row, mean_row, optimize_value,
+    Cholesky, Contexts, FactActivations, OptimizedValue, Preparation, ValueSite, half_bare_row, mean_row, optimize_values,
 };
 use serde_json::{Value, json};
 
 use crate::RomeHparams;
 use crate::insertion::{Insertion, dot};
-
-/// The optimisation ends when the loss is below it.
-const LOSS_THRESHOLD: f64 = 5e-2;
 
 /// The method: [`RomeHparams`] and what all its edits share.
 #[derive(Debug)]
@@ -53,12 +50,6 @@ impl Rome {
         self
     }
 
-    fn check(&self, spec: &ModelSpec) -> Result<()> {
-        spec.check_decoder_only(RomeHparams::METHOD)?;
-        spec.check_mlp_out(&self.hparams.rewrite_module_tmp)?;
-        self.hparams.layers.iter().try_for_each(|layer| spec.check_layer(*layer))
-    }
-
     /// The change of one layer for one request, and what there is to tell about it.
     fn edit_layer(
         &self,
@@ -77,29 +68,23 @@ impl Rome {
                 contexts.occurrences
             );
         }
-        let states = FactStates::collect(model, &contexts.rows, layer, true)?;
-        let keys_done = started.elapsed().as_secs_f64();
-        let config = ValueConfig {
-            steps: self.hparams.v_num_grad_steps,
-            lr: self.hparams.v_lr,
-            betas: [0.9, 0.999],
-            weight_decay: self.hparams.v_weight_decay,
-            clamp_norm_factor: self.hparams.clamp_norm_factor,
-            kl_factor: self.hparams.kl_factor,
-            loss_threshold: LOSS_THRESHOLD,
-            site: ValueSite::MlpOutput,
-        };
-        let optimized = optimize_value(model, &states, &contexts.targets, &config, context.progress)?;
+        let config = self.hparams.settings().value_config(ValueSite::MlpOutput);
+        let mut found = None;
+        optimize_values(model, &[&contexts], layer, &config, context.progress, &mut |_, value, activations| {
+            found = Some((value, activations));
+            Ok(())
+        })?;
+        let (optimized, activations) = found.ok_or_else(|| request.error("no value was found"))?;
         let value_done = started.elapsed().as_secs_f64();
-        let insertion = self.insertion(&states, contexts.templates, layer, &optimized)?;
+        let insertion = self.insertion(&activations, contexts.templates, layer, &optimized)?;
         // Times go to the log, not into the edit: the same seed gives the same file.
         tracing::info!(
-            "request {}, layer {layer}: states {keys_done:.2} s, value {:.2} s in {} passes, insertion {:.3} s",
+            "request {}, layer {layer}: value {value_done:.2} s in {} passes, insertion {:.3} s",
             request.case_id,
-            value_done - keys_done,
             optimized.losses.len(),
             started.elapsed().as_secs_f64() - value_done
         );
+        let [initial_norm, delta_norm] = optimized.norms();
         let diagnostics = json!({
             "case_id": request.case_id,
             "layer": layer,
@@ -107,8 +92,8 @@ impl Rome {
             "subject_occurrences": contexts.occurrences,
             "contexts": contexts.templates,
             "losses": optimized.losses,
-            "initial_norm": norm(&optimized.initial),
-            "delta_norm": norm(&optimized.delta),
+            "initial_norm": initial_norm,
+            "delta_norm": delta_norm,
             "value_norm": norm(&optimized.value()),
             "key_along_direction": insertion.key_along_direction,
             "update_norm": norm(&insertion.residual),
@@ -116,21 +101,21 @@ impl Rome {
         Ok((insertion.delta(model.spec().mlp_out_layout), diagnostics))
     }
 
-    fn insertion(&self, states: &FactStates, templates: usize, layer: usize, optimized: &OptimizedValue) -> Result<Insertion> {
+    fn insertion(&self, activations: &FactActivations, templates: usize, layer: usize, optimized: &OptimizedValue) -> Result<Insertion> {
         let consistent = self.hparams.consistent_keys;
         let mean = if consistent { half_bare_row } else { mean_row };
-        let mean_key = mean(states.keys(), templates);
+        let mean_key = mean(&activations.keys, templates);
         let direction = match self.hparams.mom2_adjustment {
             true => self.preparation.moments(layer)?.solve(&mean_key),
             false => mean_key.clone(),
         };
         if consistent {
             // δ was found relative to each context's own output: the averaged key's value is the averaged output plus δ.
-            let output = mean(states.outputs(), templates);
+            let output = mean(&activations.mlp_outputs, templates);
             let target: Vec<f64> = output.iter().zip(&optimized.delta).map(|(o, d)| o + d).collect();
             return Insertion::new(&direction, &mean_key, &output, &target);
         }
-        let (key, output) = (mean_row(states.keys(), 1), mean_row(states.outputs(), 1));
+        let (key, output) = (mean_row(&activations.keys, 1), mean_row(&activations.mlp_outputs, 1));
         Insertion::new(&direction, &key, &output, &optimized.value())
     }
 }
@@ -145,13 +130,7 @@ impl EditMethod for Rome {
     }
 
     fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
-        self.check(model.spec())?;
-        self.preparation.write_templates(model, &self.hparams.context_template_length_params, context)?;
-        if !self.hparams.mom2_adjustment {
-            return Ok(());
-        }
-        let RomeHparams { layers, mom2_dataset, mom2_n_samples, .. } = &self.hparams;
-        self.preparation.collect_moments(model, layers, mom2_dataset, *mom2_n_samples, context)
+        self.preparation.prepare(model, &self.hparams.settings(), self.hparams.mom2_adjustment, context)
     }
 
     fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
@@ -173,16 +152,7 @@ impl EditMethod for Rome {
                 deltas.insert(name, joined);
             }
         }
-        Ok(Edit {
-            method: self.name().to_owned(),
-            model: model.spec().name.clone(),
-            family: model.spec().family.clone(),
-            hparams: self.hparams(),
-            seed: context.seed,
-            requests: requests.to_vec(),
-            diagnostics: Value::Array(diagnostics),
-            deltas,
-        })
+        Ok(Edit::of(self, model, requests, context.seed, Value::Array(diagnostics), deltas))
     }
 }
 

@@ -1,0 +1,328 @@
+use easyedit_core::tokens::FactToken;
+use easyedit_core::{ModelSpec, Result};
+
+use crate::{ValueConfig, ValueSite};
+
+/// The optimisation of a value ends when the loss is below it.
+const LOSS_THRESHOLD: f64 = 5e-2;
+
+/// Defaults of the keys that [`locate_hparams!`](crate::locate_hparams) declares.
+pub mod hparams_defaults {
+    use easyedit_core::ModelSpec;
+
+    /// Adam's decay rates.
+    pub fn betas() -> [f64; 2] {
+        [0.9, 0.999]
+    }
+
+    /// The paper's way.
+    pub fn yes() -> bool {
+        true
+    }
+
+    /// Every layer.
+    pub fn all() -> String {
+        "all".to_owned()
+    }
+
+    /// One request at a time.
+    pub fn one() -> usize {
+        1
+    }
+
+    /// EasyEdit's default.
+    pub fn max_length() -> usize {
+        40
+    }
+
+    /// Ten context templates of five tokens and ten of ten.
+    pub fn twenty_templates() -> Vec<(usize, usize)> {
+        vec![(5, 10), (10, 10)]
+    }
+
+    /// Five context templates of ten tokens.
+    pub fn five_templates() -> Vec<(usize, usize)> {
+        vec![(10, 5)]
+    }
+
+    /// Five layers from an eighth of the depth on: 4 to 8 of the 7 B LLaMA's 32.
+    pub fn five_layers(spec: &ModelSpec) -> Vec<usize> {
+        let first = spec.n_layers / 8;
+        let last = (first + 4).min(spec.n_layers.saturating_sub(2)).max(first);
+        (first..=last).collect()
+    }
+}
+
+/// The hyperparameters that the methods share, as their structs hold them.
+#[derive(Clone, Copy, Debug)]
+pub struct LocateSettings<'a> {
+    /// The method's name.
+    pub method: &'static str,
+    /// `layers`
+    pub layers: &'a [usize],
+    /// `fact_token`
+    pub fact_token: FactToken,
+    /// `v_num_grad_steps`
+    pub steps: usize,
+    /// `v_lr`
+    pub lr: f64,
+    /// `v_adam_betas`
+    pub betas: [f64; 2],
+    /// `v_weight_decay`
+    pub weight_decay: f64,
+    /// `clamp_norm_factor`
+    pub clamp_norm_factor: f64,
+    /// `kl_factor`
+    pub kl_factor: f64,
+    /// `context_template_length_params`
+    pub templates: &'a [(usize, usize)],
+    /// `rewrite_module_tmp`
+    pub rewrite_module: &'a str,
+    /// `mom2_dataset`
+    pub corpus: &'a str,
+    /// `mom2_n_samples`
+    pub samples: usize,
+    /// `mom2_dtype`
+    pub dtype: &'a str,
+}
+
+impl LocateSettings<'_> {
+    /// Checks ranges.
+    ///
+    /// # Errors
+    ///
+    /// A message naming the key.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        above_zero(&[("v_lr", self.lr), ("clamp_norm_factor", self.clamp_norm_factor)])?;
+        zero_or_more(&[("v_weight_decay", self.weight_decay), ("kl_factor", self.kl_factor)])?;
+        if let Some(beta) = self.betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
+            return Err(format!("v_adam_betas holds {beta}; decay rates are at least 0 and below 1"));
+        }
+        if self.layers.is_empty() || self.layers.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return Err(format!("layers is {:?}; name at least one layer, in rising order", self.layers));
+        }
+        if self.steps == 0 {
+            return Err("v_num_grad_steps is 0; at least 1 is needed".into());
+        }
+        if let Some((length, count)) = self.templates.iter().find(|(length, count)| *length > 512 || *count > 1000) {
+            return Err(format!("context_template_length_params asks for {count} templates of {length} tokens; at most 1000 of 512 are made"));
+        }
+        if self.dtype != "float32" {
+            return Err(format!("mom2_dtype is {:?}; statistics are kept as float32", self.dtype));
+        }
+        Ok(())
+    }
+
+    /// Checks that facts are written at their subjects, as a method needs whose contexts end at the fact token.
+    ///
+    /// # Errors
+    ///
+    /// A message naming the key.
+    pub fn check_fact_token(&self) -> std::result::Result<(), String> {
+        match self.fact_token {
+            FactToken::Last => {
+                Err(format!("fact_token is last; {} writes facts at their subjects (subject_last, subject_first, ...)", self.method))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that they fit the model.
+    ///
+    /// # Errors
+    ///
+    /// If it is an encoder-decoder, or a module or layer is not its.
+    pub fn check_model(&self, spec: &ModelSpec) -> Result<()> {
+        spec.check_decoder_only(self.method)?;
+        spec.check_mlp_out(self.rewrite_module)?;
+        self.layers.iter().try_for_each(|layer| spec.check_layer(*layer))
+    }
+
+    /// Settings of the value optimisation at `site`.
+    pub fn value_config(&self, site: ValueSite) -> ValueConfig {
+        ValueConfig {
+            steps: self.steps,
+            lr: self.lr,
+            betas: self.betas,
+            weight_decay: self.weight_decay,
+            clamp_norm_factor: self.clamp_norm_factor,
+            kl_factor: self.kl_factor,
+            loss_threshold: LOSS_THRESHOLD,
+            site,
+            nll_factor: 1.0,
+            once_predicted: None,
+        }
+    }
+}
+
+/// Checks that each of the named values is above 0.
+///
+/// # Errors
+///
+/// A message naming the key.
+pub fn above_zero(values: &[(&str, f64)]) -> std::result::Result<(), String> {
+    values.iter().try_for_each(|(key, value)| match value.is_finite() && *value > 0.0 {
+        true => Ok(()),
+        false => Err(format!("{key} is {value}; it must be above 0")),
+    })
+}
+
+/// Checks that each of the named values is 0 or more.
+///
+/// # Errors
+///
+/// A message naming the key.
+pub fn zero_or_more(values: &[(&str, f64)]) -> std::result::Result<(), String> {
+    values.iter().try_for_each(|(key, value)| match value.is_finite() && *value >= 0.0 {
+        true => Ok(()),
+        false => Err(format!("{key} is {value}; it must be 0 or more")),
+    })
+}
+
+/// Declares the hyperparameters of a method that locates and edits: EasyEdit's keys that all of them have, and the method's own.
+///
+/// The struct gets `settings`, the shared values as [`LocateSettings`]; `by_rule(spec, layers)`, values for a model no file exists for
+/// (those EasyEdit uses for LLaMA models, own keys at their type's default); and `FIELDS`, the names of its keys. The crate needs `serde` and `serde_json`.
+#[macro_export]
+macro_rules! locate_hparams {
+    (
+        $(#[$meta:meta])*
+        $name:ident of $method:literal, with templates $templates:literal {
+            $( $(#[$field_meta:meta])* $field:ident: $type:ty, )*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, ::serde::Serialize, ::serde::Deserialize)]
+        pub struct $name {
+            #[doc = concat!("`", $method, "`.")]
+            pub alg_name: String,
+            /// The model the values were chosen for.
+            pub model_name: String,
+            /// Number of the GPU in EasyEdit's files; the device is chosen when the program is run.
+            #[serde(default)]
+            pub device: ::serde_json::Value,
+            /// Layers to edit, in rising order, counted from 0.
+            pub layers: Vec<usize>,
+            /// Token at which facts are read and written.
+            pub fact_token: ::easyedit_core::tokens::FactToken,
+            /// Passes of the value optimisation at most; the last is not followed by an update.
+            pub v_num_grad_steps: usize,
+            /// Learning rate of Adam in the value optimisation; above 0.
+            #[serde(deserialize_with = "easyedit_core::number")]
+            pub v_lr: f64,
+            /// Adam's decay rates; EasyEdit's are 0.9 and 0.999.
+            #[serde(default = "easyedit_kernels::hparams_defaults::betas")]
+            pub v_adam_betas: [f64; 2],
+            /// Kept for EasyEdit's files: the loss always reads the model's final logits.
+            pub v_loss_layer: usize,
+            /// Weight of ‖δ‖ / ‖v‖² in the loss, where v is the value before; 0 or more.
+            #[serde(deserialize_with = "easyedit_core::number")]
+            pub v_weight_decay: f64,
+            /// ‖δ‖ stays below this many times ‖v‖; above 0.
+            #[serde(deserialize_with = "easyedit_core::number")]
+            pub clamp_norm_factor: f64,
+            /// Weight of the divergence on "{subject} is a" in the loss; 0 or more.
+            #[serde(deserialize_with = "easyedit_core::number")]
+            pub kl_factor: f64,
+            /// Whether keys are seen through the second moment C, as the papers do. Read by ROME; the others always need C.
+            #[serde(default = "easyedit_kernels::hparams_defaults::yes")]
+            pub mom2_adjustment: bool,
+            /// Pairs of (tokens, number) of the context templates.
+            #[serde(default = $templates)]
+            pub context_template_length_params: Vec<(usize, usize)>,
+            /// The module whose weight is changed, e.g. `model.layers.{}.mlp.down_proj`.
+            pub rewrite_module_tmp: String,
+            /// A block.
+            pub layer_module_tmp: String,
+            /// A block's MLP.
+            pub mlp_module_tmp: String,
+            /// A block's attention.
+            #[serde(default)]
+            pub attn_module_tmp: String,
+            /// The final norm; kept for EasyEdit's files.
+            #[serde(default)]
+            pub ln_f_module: String,
+            /// The head; kept for EasyEdit's files.
+            #[serde(default)]
+            pub lm_head_module: String,
+            /// Text the statistics are collected over: a known name or a file.
+            pub mom2_dataset: String,
+            /// Number of texts taken from it.
+            pub mom2_n_samples: usize,
+            /// `float32`.
+            pub mom2_dtype: String,
+            /// Folder of EasyEdit's statistics.
+            #[serde(default)]
+            pub stats_dir: String,
+            /// Kept for EasyEdit's files: evaluation never cuts a text here.
+            #[serde(default = "easyedit_kernels::hparams_defaults::max_length")]
+            pub max_length: usize,
+            /// Kept for EasyEdit's files.
+            #[serde(default)]
+            pub model_parallel: bool,
+            $( $(#[$field_meta])* pub $field: $type, )*
+        }
+
+        impl $name {
+            const FIELDS: &'static [&'static str] = &[
+                "alg_name", "model_name", "device", "layers", "fact_token", "v_num_grad_steps", "v_lr", "v_adam_betas", "v_loss_layer",
+                "v_weight_decay", "clamp_norm_factor", "kl_factor", "mom2_adjustment", "context_template_length_params",
+                "rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module",
+                "mom2_dataset", "mom2_n_samples", "mom2_dtype", "stats_dir", "max_length", "model_parallel",
+                $( stringify!($field), )*
+            ];
+
+            /// The values that the methods share.
+            pub fn settings(&self) -> $crate::LocateSettings<'_> {
+                $crate::LocateSettings {
+                    method: $method,
+                    layers: &self.layers,
+                    fact_token: self.fact_token,
+                    steps: self.v_num_grad_steps,
+                    lr: self.v_lr,
+                    betas: self.v_adam_betas,
+                    weight_decay: self.v_weight_decay,
+                    clamp_norm_factor: self.clamp_norm_factor,
+                    kl_factor: self.kl_factor,
+                    templates: &self.context_template_length_params,
+                    rewrite_module: &self.rewrite_module_tmp,
+                    corpus: &self.mom2_dataset,
+                    samples: self.mom2_n_samples,
+                    dtype: &self.mom2_dtype,
+                }
+            }
+
+            fn by_rule(spec: &::easyedit_core::ModelSpec, layers: Vec<usize>, templates: Vec<(usize, usize)>) -> Self {
+                Self {
+                    alg_name: $method.to_owned(),
+                    model_name: spec.name.clone(),
+                    device: ::serde_json::Value::from(0),
+                    layers,
+                    fact_token: ::easyedit_core::tokens::FactToken::SubjectLast,
+                    v_num_grad_steps: 25,
+                    v_lr: 0.5,
+                    v_adam_betas: $crate::hparams_defaults::betas(),
+                    v_loss_layer: spec.n_layers.saturating_sub(1),
+                    v_weight_decay: 1e-3,
+                    clamp_norm_factor: 4.0,
+                    kl_factor: 0.0625,
+                    mom2_adjustment: true,
+                    context_template_length_params: templates,
+                    rewrite_module_tmp: spec.modules.mlp_out.clone(),
+                    layer_module_tmp: spec.modules.layer.clone(),
+                    mlp_module_tmp: spec.modules.mlp.clone(),
+                    attn_module_tmp: spec.modules.attention.clone(),
+                    ln_f_module: spec.modules.final_norm.clone(),
+                    lm_head_module: spec.modules.lm_head.clone(),
+                    mom2_dataset: "wikitext-sample".to_owned(),
+                    mom2_n_samples: 1000,
+                    mom2_dtype: "float32".to_owned(),
+                    stats_dir: "./data/stats".to_owned(),
+                    max_length: $crate::hparams_defaults::max_length(),
+                    model_parallel: false,
+                    $( $field: Default::default(), )*
+                }
+            }
+        }
+    };
+}

@@ -1,0 +1,9 @@
+//! What the methods that locate and edit have in common: their hyperparameters, and facts spread over layers.
+
+mod hparams;
+mod mass_edit;
+mod value_cache;
+
+pub use hparams::{LocateSettings, above_zero, hparams_defaults, zero_or_more};
+pub use mass_edit::{MassEdit, ResidualShare};
+pub use value_cache::cached_values;

@@ -1,0 +1,76 @@
+use std::collections::BTreeMap;
+
+use easyedit_core::{Edit, EditContext, EditMethod, EditRequest, Error, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, Result};
+use easyedit_kernels::{MassEdit, NullSpace, Preparation, ResidualShare, ValueSite, second_moments};
+use serde_json::Value;
+
+use crate::AlphaEditHparams;
+use crate::history::History;
+
+/// The method: [`AlphaEditHparams`], what all its edits share, and which of them are in a model.
+#[derive(Debug)]
+pub struct AlphaEdit {
+    hparams: AlphaEditHparams,
+    preparation: Preparation,
+    spaces: BTreeMap<usize, NullSpace>,
+    histories: BTreeMap<usize, History>,
+}
+
+impl Method for AlphaEdit {
+    type Hparams = AlphaEditHparams;
+    const SUMMARY: &'static str = "as MEMIT, in the null space of what is kept; for many edits in sequence (Fang et al. 2025)";
+
+    fn new(hparams: AlphaEditHparams) -> Self {
+        Self { hparams, preparation: Preparation::default(), spaces: BTreeMap::new(), histories: BTreeMap::new() }
+    }
+
+    fn hparams_for(spec: &ModelSpec) -> AlphaEditHparams {
+        AlphaEditHparams::for_spec(spec)
+    }
+}
+
+impl EditMethod for AlphaEdit {
+    fn name(&self) -> &'static str {
+        AlphaEditHparams::METHOD
+    }
+
+    fn hparams(&self) -> Value {
+        serde_json::to_value(&self.hparams).unwrap_or_default()
+    }
+
+    fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
+        let settings = self.hparams.settings();
+        self.preparation.prepare(model, &settings, false, context)?;
+        let missing: Vec<usize> = settings.layers.iter().copied().filter(|layer| !self.spaces.contains_key(layer)).collect();
+        for (layer, moments) in second_moments(model, &missing, &settings, context)? {
+            let space = NullSpace::of(&moments, self.hparams.nullspace_threshold, layer)?;
+            tracing::info!("layer {layer}: {} of {} directions may be changed", space.dimension(), moments.size());
+            self.spaces.insert(layer, space);
+        }
+        Ok(())
+    }
+
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+        self.prepare(model, context)?;
+        let settings = self.hparams.settings();
+        let values = settings.value_config(ValueSite::BlockOutput);
+        let mass = MassEdit { settings, preparation: &self.preparation, values, share: ResidualShare::Linear };
+        let mut written = BTreeMap::new();
+        let (deltas, told) = mass.run(model, requests, context, &mut |model, layer, keys| {
+            let space = self.spaces.get(&layer).ok_or_else(|| Error::Batch(format!("there is no null space of layer {layer}")))?;
+            let weight = Fingerprint::of(&model.weight(&model.spec().mlp_out_weight(layer))?)?;
+            let earlier = self.histories.get(&layer).map(|history| history.keys(&weight)).unwrap_or_default();
+            let solved = space.solve_with_keys(&earlier, keys, self.hparams.L2, &format!("the keys of layer {layer}"))?;
+            written.insert(layer, (weight, keys.to_vec()));
+            Ok(solved)
+        })?;
+        let edit = Edit::of(self, model, requests, context.seed, told, deltas);
+        let mut edited = model.boxed_clone();
+        let _applied = edit.apply(edited.as_mut())?;
+        for (layer, (before, keys)) in written {
+            let after = Fingerprint::of(&edited.weight(&edited.spec().mlp_out_weight(layer))?)?;
+            self.histories.entry(layer).or_default().add(&before, after, keys);
+        }
+        Ok(edit)
+    }
+}

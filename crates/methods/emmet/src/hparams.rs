@@ -1,0 +1,45 @@
+use easyedit_core::{Hparams, ModelSpec};
+use easyedit_kernels::{above_zero, hparams_defaults, locate_hparams, zero_or_more};
+
+locate_hparams! {
+    /// Hyperparameters of EMMET. The keys and their meaning are EasyEdit's; `context_template_length_params` and `v_adam_betas` are ours.
+    EmmetHparams of "EMMET", with templates "easyedit_kernels::hparams_defaults::five_templates" {
+        /// `all`; kept for EasyEdit's files.
+        #[serde(default = "easyedit_kernels::hparams_defaults::all")]
+        layer_selection: String,
+        /// Factor of the second moment; above 0.
+        #[serde(deserialize_with = "easyedit_core::number")]
+        mom2_update_weight: f64,
+        /// Added to the diagonal of the scaled second moment, which keeps the change small; 0 or more.
+        #[serde(default, deserialize_with = "easyedit_core::number")]
+        update_norm_lambda: f64,
+        /// Added to the diagonal of the keys' products; 0 makes every constraint exact.
+        #[serde(deserialize_with = "easyedit_core::number")]
+        emmet_lambda: f64,
+        /// Kept for EasyEdit's files: a batch is what the editor is given.
+        #[serde(default = "easyedit_kernels::hparams_defaults::one")]
+        batch_size: usize,
+    }
+}
+
+impl Hparams for EmmetHparams {
+    const METHOD: &'static str = "EMMET";
+    const KEYS: &'static [&'static str] = Self::FIELDS;
+
+    fn check(&self) -> Result<(), String> {
+        self.settings().check()?;
+        self.settings().check_fact_token()?;
+        above_zero(&[("mom2_update_weight", self.mom2_update_weight)])?;
+        zero_or_more(&[("update_norm_lambda", self.update_norm_lambda), ("emmet_lambda", self.emmet_lambda)])
+    }
+}
+
+impl EmmetHparams {
+    /// Values by rule: the one layer at 5/32 of the depth (where the 7 B LLaMA is edited), the other values EasyEdit uses for LLaMA models,
+    /// with statistics over the built-in text.
+    pub fn for_spec(spec: &ModelSpec) -> Self {
+        let layer = (spec.n_layers * 5 / 32).clamp(usize::from(spec.n_layers > 1), spec.n_layers.saturating_sub(1));
+        let shared = Self::by_rule(spec, vec![layer], hparams_defaults::five_templates());
+        Self { layer_selection: hparams_defaults::all(), mom2_update_weight: 1.0, emmet_lambda: 0.1, batch_size: 1, ..shared }
+    }
+}

@@ -1,0 +1,58 @@
+use easyedit_core::{Edit, EditContext, EditMethod, EditRequest, Hparams, LanguageModel, Method, ModelSpec, Result};
+use easyedit_kernels::{MassEdit, OncePredicted, Preparation, ResidualShare, ValueConfig, ValueSite};
+use serde_json::Value;
+
+use crate::PmetHparams;
+
+/// From the pass on in which the target is the most probable continuation, its likelihood counts a tenth, and a small divergence is enough.
+const ONCE_PREDICTED: OncePredicted = OncePredicted { nll_factor: 0.1, kl_threshold: 0.01 };
+
+/// The method: [`PmetHparams`] and what all its edits share.
+#[derive(Debug)]
+pub struct Pmet {
+    hparams: PmetHparams,
+    preparation: Preparation,
+}
+
+impl Method for Pmet {
+    type Hparams = PmetHparams;
+    const SUMMARY: &'static str = "as MEMIT, with attention optimised beside the MLP that is edited (Li et al. 2024)";
+
+    fn new(hparams: PmetHparams) -> Self {
+        Self { hparams, preparation: Preparation::default() }
+    }
+
+    fn hparams_for(spec: &ModelSpec) -> PmetHparams {
+        PmetHparams::for_spec(spec)
+    }
+}
+
+impl EditMethod for Pmet {
+    fn name(&self) -> &'static str {
+        PmetHparams::METHOD
+    }
+
+    fn hparams(&self) -> Value {
+        serde_json::to_value(&self.hparams).unwrap_or_default()
+    }
+
+    fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
+        self.preparation.prepare(model, &self.hparams.settings(), true, context)
+    }
+
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+        self.prepare(model, context)?;
+        let settings = self.hparams.settings();
+        let values = ValueConfig {
+            nll_factor: self.hparams.nll_loss_factor,
+            once_predicted: Some(ONCE_PREDICTED),
+            ..settings.value_config(ValueSite::MlpAndAttentionOutput)
+        };
+        let mass = MassEdit { settings, preparation: &self.preparation, values, share: ResidualShare::SquareRoot };
+        let (deltas, told) = mass.run(model, requests, context, &mut |_, layer, keys| {
+            let moments = self.preparation.moments(layer)?;
+            moments.solve_with_keys(self.hparams.mom2_update_weight, keys, &format!("the keys of layer {layer}"))
+        })?;
+        Ok(Edit::of(self, model, requests, context.seed, told, deltas))
+    }
+}
