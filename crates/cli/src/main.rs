@@ -26,7 +26,15 @@ use crate::progress::Bars;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Milliseconds that freed memory stays the program's, to be used again by the next step.
+const PURGE_DELAY: i64 = 10_000;
+
+/// Number of the allocator's option for it (`mi_option_purge_delay` of mimalloc 2).
+const PURGE_DELAY_OPTION: i32 = 15;
+
 fn main() -> ExitCode {
+    // SAFETY: the call stores a number in a table of the allocator, which is there from the program's start.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY_OPTION, PURGE_DELAY as _) };
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

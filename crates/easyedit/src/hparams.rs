@@ -24,7 +24,7 @@ const SPELLINGS: &[&[&str]] = &[
 const MODEL_KEYS: &[&str] =
     &["model_name", "rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module"];
 
-/// What the names of all models of the tiny world begin with, in the form of [`plain`]; they share their files.
+/// What the names of all models of the tiny world begin with, in the form of [`plain`]; those that have no file of their own share one.
 const TINY_WORLD: &str = "tinyworld";
 
 /// Endings that say how a checkpoint is stored or was tuned, not which shape the model has.
@@ -101,13 +101,30 @@ fn find_in(
     model_name: &str,
     spec: &ModelSpec,
 ) -> Result<FoundHparams> {
-    let wanted = [plain(model_name), plain(&spec.name)];
+    let own = vec![plain(model_name), plain(&spec.name)];
+    let shared = own.iter().any(|name| name.starts_with(TINY_WORLD)).then(|| TINY_WORLD.to_owned());
+    for wanted in [own, shared.into_iter().collect()] {
+        if let Some(found) = find_named(folder, built_in, entry, &wanted, spec)? {
+            return Ok(found);
+        }
+    }
+    Ok(FoundHparams { document: entry.hparams_for(spec)?, source: HparamsSource::Derived })
+}
+
+/// The file of one of the names `wanted`, from the folder or else built in.
+fn find_named(
+    folder: &Path,
+    built_in: &[(&str, &str, &str)],
+    entry: &MethodEntry,
+    wanted: &[String],
+    spec: &ModelSpec,
+) -> Result<Option<FoundHparams>> {
     for path in yaml_files(&folder.join(entry.name)) {
-        let by_name = path.file_stem().is_some_and(|stem| is_one_of(&stem.to_string_lossy(), &wanted));
+        let by_name = path.file_stem().is_some_and(|stem| is_one_of(&stem.to_string_lossy(), wanted));
         match HparamsDocument::load(&path) {
-            Ok(document) if by_name || names_model(&document, &wanted) => {
+            Ok(document) if by_name || names_model(&document, wanted) => {
                 if fits(&document, entry, spec) {
-                    return Ok(FoundHparams { document: complete(document, entry, spec)?, source: HparamsSource::File(path) });
+                    return Ok(Some(FoundHparams { document: complete(document, entry, spec)?, source: HparamsSource::File(path) }));
                 }
             }
             Ok(_) => {}
@@ -122,11 +139,11 @@ fn find_in(
         let name = format!("{method}/{file}");
         let document = HparamsDocument::parse(text, &format!("built-in {name}"))?;
         let stem = file.strip_suffix(".yaml").unwrap_or(file);
-        if (is_one_of(stem, &wanted) || names_model(&document, &wanted)) && fits(&document, entry, spec) {
-            return Ok(FoundHparams { document: complete(document, entry, spec)?, source: HparamsSource::BuiltIn(name) });
+        if (is_one_of(stem, wanted) || names_model(&document, wanted)) && fits(&document, entry, spec) {
+            return Ok(Some(FoundHparams { document: complete(document, entry, spec)?, source: HparamsSource::BuiltIn(name) }));
         }
     }
-    Ok(FoundHparams { document: entry.hparams_for(spec)?, source: HparamsSource::Derived })
+    Ok(None)
 }
 
 /// Whether a file names the modules of its model.
@@ -176,9 +193,6 @@ fn plain(name: &str) -> String {
     let mut text: String = last.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
     if let Some(rest) = text.strip_prefix("meta").filter(|rest| rest.starts_with("llama")) {
         text = rest.to_owned();
-    }
-    if text.starts_with(TINY_WORLD) {
-        return TINY_WORLD.to_owned();
     }
     while let Some(shorter) = VARIANTS.iter().find_map(|ending| text.strip_suffix(ending)).filter(|rest| !rest.is_empty()) {
         text = shorter.to_owned();

@@ -222,7 +222,9 @@ fn many_requests_at_once_find_what_each_finds_alone() {
                 assert!(close(&value.delta, &alone.delta) && close(&value.initial, &alone.initial), "{family}, {site:?}");
                 assert_eq!(value.attention_delta.is_some(), site == ValueSite::MlpAndAttentionOutput);
                 if let (Some(a), Some(b)) = (&value.attention_delta, &alone.attention_delta) {
-                    assert!(close(a, b) && a.iter().any(|d| *d != 0.0), "{family}");
+                    let apart = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                    let moved = a.iter().any(|d| *d != 0.0);
+                    assert!(apart <= 1e-4 * scale.max(1.0) && moved == (value.losses.len() > 1), "{family}: {apart}");
                 }
                 for (a, b) in activations.keys.values().iter().zip(activations_alone.keys.values()) {
                     assert!((a - b).abs() < 1e-5, "{family}, {site:?}");

@@ -13,7 +13,8 @@ const CHUNK: usize = 1 << 13;
 
 /// `f` of every element, where `f` gives value and slope; `None` on devices other than the CPU.
 pub(crate) fn unary(x: &Tensor<2>, f: impl Fn(f32) -> (f32, f32) + Sync) -> Option<Tensor<2>> {
-    let input = host_values(x)?;
+    let input = host_data(x)?;
+    let input = input.as_slice::<f32>().ok()?;
     let mut value = vec![0f32; input.len()];
     if !x.is_autodiff() {
         let chunks = value.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK));
@@ -34,7 +35,8 @@ pub(crate) fn unary(x: &Tensor<2>, f: impl Fn(f32) -> (f32, f32) + Sync) -> Opti
 
 /// `f(gate) · up`, element by element; `None` on devices other than the CPU.
 pub(crate) fn gated(gate: &Tensor<2>, up: &Tensor<2>, f: impl Fn(f32) -> (f32, f32) + Sync) -> Option<Tensor<2>> {
-    let (gates, ups) = (host_values(gate)?, host_values(up)?);
+    let (gates, ups) = (host_data(gate)?, host_data(up)?);
+    let (gates, ups) = (gates.as_slice::<f32>().ok()?, ups.as_slice::<f32>().ok()?);
     let mut value = vec![0f32; gates.len()];
     let inputs = gates.par_chunks(CHUNK).zip(ups.par_chunks(CHUNK));
     if !gate.is_autodiff() && !up.is_autodiff() {
@@ -103,12 +105,12 @@ fn exp(x: f32) -> f32 {
     (p * r * r + r + 1.0) * two_to_n
 }
 
-fn host_values(x: &Tensor<2>) -> Option<Vec<f32>> {
+fn host_data(x: &Tensor<2>) -> Option<TensorData> {
     if !is_cpu(&x.device()) {
         return None;
     }
     let plain = if x.is_autodiff() { x.clone().inner() } else { x.clone() };
-    plain.try_into_data().ok()?.try_to_vec::<f32>().ok()
+    plain.try_into_data().ok()
 }
 
 fn like(x: &Tensor<2>, values: Vec<f32>) -> Tensor<2> {
