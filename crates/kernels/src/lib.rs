@@ -3,7 +3,8 @@
 //! - [`FactStates`]: the keys and values of a fact at one layer, read from a batch of contexts in one pass, with everything that a
 //!   change at the fact token cannot reach computed once;
 //! - [`optimize_value`]: the value v* that makes the model say the target;
-//! - [`SecondMoments`]: statistics of a layer's keys over a text, in one pass for all layers, cached with their provenance;
+//! - [`SecondMoments`]: statistics of a layer's keys over a text, in one pass for all layers, in shards, resumed, cached with their
+//!   provenance ([`find_moments`]), read from and written as EasyEdit's files;
 //! - [`Cholesky`]: solves with such a statistic, in f64;
 //! - [`context_templates`]: short texts the fact is read in.
 //!
@@ -18,7 +19,6 @@ mod fact_states;
 mod mean_rows;
 mod model_fingerprint;
 mod moments;
-mod moments_cache;
 mod preparation;
 mod row_groups;
 mod solver;
@@ -29,10 +29,12 @@ pub use adam::{Adam, AdamConfig};
 pub use contexts::Contexts;
 pub use fact_states::{FactRow, FactStates};
 pub use mean_rows::{half_bare_row, mean_row};
-pub use model_fingerprint::{fingerprint_up_to, sampled_fingerprint};
-pub use moments::{MomentConfig, SecondMoments};
-pub use moments_cache::cached_moments;
-pub use preparation::Preparation;
+pub use model_fingerprint::{fingerprint_up_to, fingerprints_up_to, sampled_fingerprint};
+pub use moments::{
+    EasyEditStats, FoundMoments, MergedMoments, MomentConfig, MomentQuery, NpzMoments, SecondMoments, Shard, ShardReport, collect_shard,
+    find_moments, import_npz, merge_shards, read_npz, write_npz,
+};
+pub use preparation::{MomentNeeds, Preparation};
 pub use solver::Cholesky;
 pub use templates::{TemplateConfig, checked_templates, context_templates};
 pub use value::{OptimizedValue, StepLoss, ValueConfig, ValueSite, ValueTargets, optimize_value};

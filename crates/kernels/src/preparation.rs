@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use easyedit_core::{EditContext, Error, LanguageModel, Result};
 
-use crate::{Cholesky, MomentConfig, TemplateConfig, cached_moments, checked_templates, context_templates};
+use crate::{Cholesky, MomentConfig, MomentQuery, TemplateConfig, checked_templates, context_templates, find_moments};
 
 /// What the methods that locate and edit make ready once for all their edits: context templates, and second moments.
 #[derive(Debug, Default)]
@@ -55,29 +56,46 @@ impl Preparation {
         Ok(())
     }
 
-    /// Collects the second moments of those of `layers` that have none, over `samples` texts of the corpus called `corpus`.
+    /// Finds or collects the second moments of those of `layers` that have none.
     ///
     /// # Errors
     ///
-    /// If there is no such corpus, or as [`cached_moments`].
+    /// As [`find_moments`].
     pub fn collect_moments(
         &mut self,
         model: &dyn LanguageModel,
         layers: &[usize],
-        corpus: &str,
-        samples: usize,
+        needs: &MomentNeeds<'_>,
         context: &EditContext<'_>,
     ) -> Result<()> {
         let missing: Vec<usize> = layers.iter().copied().filter(|layer| !self.moments.contains_key(layer)).collect();
         if missing.is_empty() {
             return Ok(());
         }
-        let documents = context.corpora.documents(corpus)?;
-        let config = MomentConfig { samples, ..MomentConfig::default() };
-        let cache = context.cache.map(|path| path.as_path());
-        for (layer, (moments, _)) in cached_moments(model, &missing, corpus, &documents, &config, cache, context.progress)? {
-            self.moments.insert(layer, moments.factor(layer)?);
+        let config = MomentConfig { samples: needs.samples, tokens: needs.tokens, ..MomentConfig::default() };
+        let query = MomentQuery {
+            stats_dir: Some(Path::new(needs.stats_dir)).filter(|folder| !folder.as_os_str().is_empty()),
+            model_name: needs.model_name,
+            ..MomentQuery::new(needs.corpus, config, context.cache.map(|path| path.as_path()))
+        };
+        for (layer, found) in find_moments(model, &missing, &query, context.corpora, context.progress)? {
+            self.moments.insert(layer, found.moments.factor(layer)?);
         }
         Ok(())
     }
+}
+
+/// What hyperparameters say about second moments.
+#[derive(Clone, Copy, Debug)]
+pub struct MomentNeeds<'a> {
+    /// `mom2_dataset`
+    pub corpus: &'a str,
+    /// `mom2_n_samples`
+    pub samples: usize,
+    /// Number of tokens at most; `None` does not limit them.
+    pub tokens: Option<usize>,
+    /// `stats_dir`; may be empty.
+    pub stats_dir: &'a str,
+    /// `model_name`
+    pub model_name: &'a str,
 }

@@ -4,7 +4,7 @@ use easyedit_core::{
     Edit, EditContext, EditMethod, EditRequest, Error, Fingerprint, Hparams, LanguageModel, Matrix, Method, ModelSpec, Result, TensorDelta,
     WeightDelta, WeightLayout,
 };
-use easyedit_kernels::{Cholesky, Contexts, FactRow, FactStates, Preparation, ValueConfig, ValueSite, half_bare_row, optimize_value};
+use easyedit_kernels::{Cholesky, Contexts, FactRow, FactStates, MomentNeeds, Preparation, ValueConfig, ValueSite, half_bare_row, optimize_value};
 use serde_json::{Value, json};
 
 use crate::MemitHparams;
@@ -166,8 +166,9 @@ impl EditMethod for Memit {
     fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
         self.check(model.spec())?;
         self.preparation.write_templates(model, &self.hparams.context_template_length_params, context)?;
-        let MemitHparams { layers, mom2_dataset, mom2_n_samples, .. } = &self.hparams;
-        self.preparation.collect_moments(model, layers, mom2_dataset, *mom2_n_samples, context)
+        let MemitHparams { layers, mom2_dataset, mom2_n_samples, stats_dir, model_name, .. } = &self.hparams;
+        let needs = MomentNeeds { corpus: mom2_dataset, samples: *mom2_n_samples, tokens: None, stats_dir, model_name };
+        self.preparation.collect_moments(model, layers, &needs, context)
     }
 
     fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {

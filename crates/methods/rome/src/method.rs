@@ -6,7 +6,7 @@ use easyedit_core::{
     WeightDelta,
 };
 use easyedit_kernels::{
-    Cholesky, Contexts, FactStates, OptimizedValue, Preparation, ValueConfig, ValueSite, half_bare_row, mean_row, optimize_value,
+    Cholesky, Contexts, FactStates, MomentNeeds, OptimizedValue, Preparation, ValueConfig, ValueSite, half_bare_row, mean_row, optimize_value,
 };
 use serde_json::{Value, json};
 
@@ -150,8 +150,9 @@ impl EditMethod for Rome {
         if !self.hparams.mom2_adjustment {
             return Ok(());
         }
-        let RomeHparams { layers, mom2_dataset, mom2_n_samples, .. } = &self.hparams;
-        self.preparation.collect_moments(model, layers, mom2_dataset, *mom2_n_samples, context)
+        let RomeHparams { layers, mom2_dataset, mom2_n_samples, stats_dir, model_name, .. } = &self.hparams;
+        let needs = MomentNeeds { corpus: mom2_dataset, samples: *mom2_n_samples, tokens: None, stats_dir, model_name };
+        self.preparation.collect_moments(model, layers, &needs, context)
     }
 
     fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
