@@ -3,10 +3,7 @@
 
 use easyedit_core::tokens::{FactToken, SubjectPrompt};
 use easyedit_core::{Capture, LanguageModel, Module, Pass, Probe, Silent, Site, TokenBatch, tensor_values};
-use easyedit_kernels::{
-    FactRow, FactStates, MomentConfig, SecondMoments, TemplateConfig, ValueConfig, ValueSite, ValueTargets, cached_moments,
-    context_templates, optimize_value,
-};
+use easyedit_kernels::{FactRow, FactStates, TemplateConfig, ValueConfig, ValueSite, ValueTargets, context_templates, optimize_value};
 use easyedit_models::tiny::tiny_model;
 
 use burn::tensor::{Tensor, TensorData, activation};

@@ -45,7 +45,11 @@ impl MomentConfig {
     /// The settings with everything that the model decides decided. What they do not depend on: the machine, and the number of layers.
     pub(crate) fn resolved(&self, spec: &ModelSpec) -> Self {
         let document_tokens = self.document_tokens.min(spec.max_positions).max(1);
-        Self { document_tokens, chunk_tokens: Some(self.chunk_tokens.unwrap_or_else(|| chunk_tokens(spec, document_tokens)).max(1)), ..self.clone() }
+        Self {
+            document_tokens,
+            chunk_tokens: Some(self.chunk_tokens.unwrap_or_else(|| chunk_tokens(spec, document_tokens)).max(1)),
+            ..self.clone()
+        }
     }
 }
 

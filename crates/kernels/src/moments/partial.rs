@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use easyedit_core::{Error, Result, write_atomically};
-use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
 
 use super::fixed_sum::FixedSum;
@@ -223,11 +223,9 @@ impl PartialFile {
         if header_length > LONGEST_HEADER.min(length) {
             return Err(damaged("its header is too long"));
         }
-        let mut head = prefix.to_vec();
-        let header_length = usize::try_from(header_length).map_err(|_| damaged("its header is too long"))?;
-        head.resize(8 + header_length, 0);
-        reader.read_exact(&mut head[8..]).map_err(|_| damaged("it is cut off"))?;
-        let (_, metadata) = SafeTensors::read_metadata(&head).map_err(|e| damaged(&e.to_string()))?;
+        let mut head = vec![0; usize::try_from(header_length).map_err(|_| damaged("its header is too long"))?];
+        reader.read_exact(&mut head).map_err(|_| damaged("it is cut off"))?;
+        let metadata: Metadata = serde_json::from_slice(&head).map_err(|e| damaged(&e.to_string()))?;
         let header = metadata.metadata().as_ref().and_then(|map| map.get(HEADER_KEY)).ok_or_else(|| damaged("it has no header"))?;
         let Header { job, next, tokens } = serde_json::from_str(header).map_err(|e| damaged(&e.to_string()))?;
         if Shard::new(job.shard.index, job.shard.of).is_none() {
@@ -248,7 +246,7 @@ impl PartialFile {
             return Err(damaged("its sums are not those its header tells of"));
         }
         let data = (count as u128) * ENTRY_BYTES as u128 * names.len() as u128;
-        if u128::from(length) != data + head.len() as u128 {
+        if u128::from(length) != data + (prefix.len() + head.len()) as u128 {
             return Err(damaged("it is cut off"));
         }
         Ok((Self { path: path.to_owned(), job, next, tokens }, reader, metadata))

@@ -45,13 +45,7 @@ pub(super) fn self_written(
     Ok(texts)
 }
 
-fn write(
-    model: &dyn LanguageModel,
-    config: &MomentConfig,
-    wanted: usize,
-    length: usize,
-    progress: &dyn Progress,
-) -> Result<Vec<Vec<u32>>> {
+fn write(model: &dyn LanguageModel, config: &MomentConfig, wanted: usize, length: usize, progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
     let opening = opening(model)?;
     let new_tokens = length.saturating_sub(opening.len()).max(1);
     let sampling = Sampling::Random { temperature: 1.0, top_k: Some(TOP_K), top_p: None };

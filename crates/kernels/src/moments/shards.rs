@@ -3,13 +3,13 @@ use std::path::{Path, PathBuf};
 
 use easyedit_core::{CorpusText, Error, LanguageModel, Progress, Result};
 
+use super::FoundMoments;
 use super::cache;
 use super::collect::{Checkpoints, collect};
 use super::partial::{Job, Partial, PartialFile, Shard};
 use super::plan::Plan;
 use super::provenance::Provenance;
 use super::search::MomentQuery;
-use super::FoundMoments;
 use crate::model_fingerprint::fingerprints_up_to;
 
 /// What a shard's file holds.
@@ -131,7 +131,8 @@ pub fn merge_shards(paths: &[PathBuf], cache: Option<&Path>) -> Result<MergedMom
         let file = PartialFile::open(path)?.ok_or_else(|| Error::io("read the shard", path, std::io::ErrorKind::NotFound.into()))?;
         let (done, wanted) = file.progress();
         if done < wanted {
-            let message = format!("shard {} is not finished: {done} of {wanted} chunks are in; run it again, it goes on there", file.job.shard);
+            let message =
+                format!("shard {} is not finished: {done} of {wanted} chunks are in; run it again, it goes on there", file.job.shard);
             return Err(Error::format(path, message));
         }
         let first = first.get_or_insert_with(|| file.clone());

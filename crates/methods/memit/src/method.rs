@@ -4,7 +4,9 @@ use easyedit_core::{
     Edit, EditContext, EditMethod, EditRequest, Error, Fingerprint, Hparams, LanguageModel, Matrix, Method, ModelSpec, Result, TensorDelta,
     WeightDelta, WeightLayout,
 };
-use easyedit_kernels::{Cholesky, Contexts, FactRow, FactStates, MomentNeeds, Preparation, ValueConfig, ValueSite, half_bare_row, optimize_value};
+use easyedit_kernels::{
+    Cholesky, Contexts, FactRow, FactStates, MomentNeeds, Preparation, ValueConfig, ValueSite, half_bare_row, optimize_value,
+};
 use serde_json::{Value, json};
 
 use crate::MemitHparams;

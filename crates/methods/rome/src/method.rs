@@ -6,7 +6,8 @@ use easyedit_core::{
     WeightDelta,
 };
 use easyedit_kernels::{
-    Cholesky, Contexts, FactStates, MomentNeeds, OptimizedValue, Preparation, ValueConfig, ValueSite, half_bare_row, mean_row, optimize_value,
+    Cholesky, Contexts, FactStates, MomentNeeds, OptimizedValue, Preparation, ValueConfig, ValueSite, half_bare_row, mean_row,
+    optimize_value,
 };
 use serde_json::{Value, json};
 
