@@ -14,7 +14,7 @@ use super::self_text::self_written;
 use crate::model_fingerprint::hex;
 
 /// Consecutive documents that are sorted by length before they are put into chunks.
-const WINDOW: usize = 256;
+const WINDOW: usize = 1024;
 /// Documents encoded at once.
 const ENCODED_AT_ONCE: usize = 512;
 

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use easyedit_core::{Error, GenerationConfig, LanguageModel, Progress, Result, Sampling, generate, write_atomically};
+use easyedit_core::{Error, GenerationConfig, LanguageModel, ModelSpec, Progress, Result, Sampling, generate, write_atomically};
 
 use super::MomentConfig;
 use super::provenance::{digest, folder};
@@ -8,8 +8,10 @@ use crate::model_fingerprint::sampled_fingerprint;
 
 /// A text ends where the model ends it, or after this many tokens.
 const TEXT_TOKENS: usize = 128;
-/// Texts written at once.
-const TEXTS_AT_ONCE: usize = 48;
+/// Memory that the keys and values of attention may take, in bytes, if every head had its own.
+const CACHE_BYTES: usize = 2 << 30;
+/// Bounds of the number of texts written at once.
+const TEXTS_AT_ONCE: std::ops::RangeInclusive<usize> = 8..=64;
 /// Tokens are drawn from this many most probable ones: nearly all of the distribution, without its long tail of noise.
 const TOP_K: usize = 1000;
 
@@ -49,10 +51,11 @@ fn write(model: &dyn LanguageModel, config: &MomentConfig, wanted: usize, length
     let opening = opening(model)?;
     let new_tokens = length.saturating_sub(opening.len()).max(1);
     let sampling = Sampling::Random { temperature: 1.0, top_k: Some(TOP_K), top_p: None };
+    let at_once = texts_at_once(model.spec(), length);
     let mut texts: Vec<Vec<u32>> = Vec::new();
     let mut left = wanted;
     for round in 0.. {
-        let many = TEXTS_AT_ONCE.min(config.samples - texts.len()).min(left.div_ceil(new_tokens + opening.len()));
+        let many = at_once.min(config.samples - texts.len()).min(left.div_ceil(new_tokens + opening.len()));
         if many == 0 {
             break;
         }
@@ -71,6 +74,12 @@ fn write(model: &dyn LanguageModel, config: &MomentConfig, wanted: usize, length
         }
     }
     Ok(texts)
+}
+
+/// How many texts fit into [`CACHE_BYTES`]: keys and values in `f32` for every layer, before and after a step.
+fn texts_at_once(spec: &ModelSpec, length: usize) -> usize {
+    let per_text = 4 * 2 * 2 * spec.n_layers.saturating_mul(spec.d_model).saturating_mul(length).max(1);
+    (CACHE_BYTES / per_text).clamp(*TEXTS_AT_ONCE.start(), *TEXTS_AT_ONCE.end())
 }
 
 /// Far apart for neighbouring rounds, because the rows of a round have seeds of their own.
