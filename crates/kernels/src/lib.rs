@@ -31,10 +31,10 @@ pub use fact_states::{FactRow, FactStates};
 pub use mean_rows::{half_bare_row, mean_row};
 pub use model_fingerprint::{fingerprint_up_to, fingerprints_up_to, sampled_fingerprint};
 pub use moments::{
-    EasyEditStats, FoundMoments, MergedMoments, MomentConfig, MomentQuery, NpzMoments, SecondMoments, Shard, ShardReport, collect_shard,
-    find_moments, import_npz, merge_shards, read_npz, write_npz,
+    EasyEditStats, FoundMoments, MergedMoments, MomentConfig, MomentNeeds, MomentQuery, NpzMoments, SecondMoments, Shard, ShardReport,
+    collect_shard, find_moments, import_npz, merge_shards, needed_moments, read_npz, write_npz,
 };
-pub use preparation::{MomentNeeds, Preparation};
+pub use preparation::Preparation;
 pub use solver::Cholesky;
 pub use templates::{TemplateConfig, checked_templates, context_templates};
 pub use value::{OptimizedValue, StepLoss, ValueConfig, ValueSite, ValueTargets, optimize_value};

@@ -1,9 +1,8 @@
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use easyedit_core::{EditContext, Error, LanguageModel, Result};
 
-use crate::{Cholesky, MomentConfig, MomentQuery, TemplateConfig, checked_templates, context_templates, find_moments};
+use crate::{Cholesky, MomentNeeds, TemplateConfig, checked_templates, context_templates, needed_moments};
 
 /// What the methods that locate and edit make ready once for all their edits: context templates, and second moments.
 #[derive(Debug, Default)]
@@ -60,7 +59,7 @@ impl Preparation {
     ///
     /// # Errors
     ///
-    /// As [`find_moments`].
+    /// As [`needed_moments`].
     pub fn collect_moments(
         &mut self,
         model: &dyn LanguageModel,
@@ -72,30 +71,9 @@ impl Preparation {
         if missing.is_empty() {
             return Ok(());
         }
-        let config = MomentConfig { samples: needs.samples, tokens: needs.tokens, ..MomentConfig::default() };
-        let query = MomentQuery {
-            stats_dir: Some(Path::new(needs.stats_dir)).filter(|folder| !folder.as_os_str().is_empty()),
-            model_name: needs.model_name,
-            ..MomentQuery::new(needs.corpus, config, context.cache.map(|path| path.as_path()))
-        };
-        for (layer, found) in find_moments(model, &missing, &query, context.corpora, context.progress)? {
+        for (layer, found) in needed_moments(model, &missing, needs, context)? {
             self.moments.insert(layer, found.moments.factor(layer)?);
         }
         Ok(())
     }
-}
-
-/// What hyperparameters say about second moments.
-#[derive(Clone, Copy, Debug)]
-pub struct MomentNeeds<'a> {
-    /// `mom2_dataset`
-    pub corpus: &'a str,
-    /// `mom2_n_samples`
-    pub samples: usize,
-    /// Number of tokens at most; `None` does not limit them.
-    pub tokens: Option<usize>,
-    /// `stats_dir`; may be empty.
-    pub stats_dir: &'a str,
-    /// `model_name`
-    pub model_name: &'a str,
 }

@@ -16,6 +16,7 @@ mod collect;
 mod config;
 mod easyedit_npz;
 mod fixed_sum;
+mod needs;
 mod npy;
 mod partial;
 mod plan;
@@ -26,6 +27,7 @@ mod shards;
 
 pub use config::MomentConfig;
 pub use easyedit_npz::{EasyEditStats, NpzMoments, read_npz, write_npz};
+pub use needs::{MomentNeeds, needed_moments};
 pub use partial::Shard;
 pub use search::{FoundMoments, MomentQuery, find_moments, import_npz};
 pub use shards::{MergedMoments, ShardReport, collect_shard, merge_shards};
