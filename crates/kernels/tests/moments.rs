@@ -225,6 +225,7 @@ fn shards_that_do_not_belong_together_are_named() {
     fails(&[], &["no shards"]);
     fails(&paths[1..], &["missing: 3/3"]);
     fails(&paths[..1], &["missing: 1/3, 2/3"]);
+    fails(&shards(model.as_ref(), &text, &config(), 40, folder.path())[..5], &["missing: 1/40, 2/40", "and 25 more"]);
     fails(&[paths[0].clone(), paths[1].clone(), paths[0].clone()], &["shard-3-of-3", "once more"]);
     fails(&[folder.path().join("nowhere")], &["nowhere"]);
     std::fs::write(folder.path().join("other"), "text").unwrap();

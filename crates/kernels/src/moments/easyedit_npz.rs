@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_files_are_errors() {
+    fn cut_and_changed_files_are_read_or_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.npz");
         write_npz(&path, &SecondMoments::from_parts(2, 3, vec![1.0; 4]).unwrap(), 5).unwrap();
@@ -214,6 +214,14 @@ mod tests {
         for length in 0..bytes.len() {
             std::fs::write(&path, &bytes[..length]).unwrap();
             assert!(read_npz(&path).unwrap_err().to_string().contains("x.npz"));
+        }
+        for place in 0..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[place] ^= 1 << (place % 8);
+            std::fs::write(&path, bytes).unwrap();
+            if let Ok(read) = read_npz(&path) {
+                assert_eq!(read.moments.mean().len(), read.moments.size() * read.moments.size(), "byte {place}");
+            }
         }
     }
 }

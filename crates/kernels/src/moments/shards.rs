@@ -12,6 +12,9 @@ use super::provenance::Provenance;
 use super::search::MomentQuery;
 use crate::model_fingerprint::fingerprints_up_to;
 
+/// Missing shards that an error names.
+const MISSING_NAMED: usize = 10;
+
 /// What a shard's file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardReport {
@@ -147,9 +150,14 @@ pub fn merge_shards(paths: &[PathBuf], cache: Option<&Path>) -> Result<MergedMom
         return Err(Error::Batch("there are no shards to merge".into()));
     };
     let of = first.job.shard.of();
-    let missing: Vec<String> = (1..=of).filter(|index| !files.contains_key(index)).map(|index| format!("{index}/{of}")).collect();
-    if !missing.is_empty() {
-        return Err(Error::format(&first.path, format!("is one of {of} shards, of which these are missing: {}", missing.join(", "))));
+    if files.len() < of {
+        // A file may tell of any number of shards: only the first of those that are missing are looked for.
+        let missing: Vec<String> =
+            (1..=of).filter(|index| !files.contains_key(index)).take(MISSING_NAMED).map(|index| format!("{index}/{of}")).collect();
+        let more = (of - files.len()).saturating_sub(missing.len());
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        let message = format!("is one of {of} shards, of which these are missing: {}{more}", missing.join(", "));
+        return Err(Error::format(&first.path, message));
     }
     let mut sum = Job { shard: Shard::WHOLE, ..first.job.clone() }.start();
     files.values().try_for_each(|file| file.add_to(&mut sum))?;
