@@ -1,8 +1,12 @@
 //! The command line: one definition of each flag, from which the parser and the help are made.
 
+mod stats;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use stats::{CollectArguments, ImportArguments, MergeArguments, StatsArguments, StatsCommand};
 
 /// Edit facts inside language models.
 #[derive(Debug, Parser)]
@@ -68,7 +72,7 @@ pub(crate) enum Command {
     /// List the model families and the short names of models
     Models,
     /// Compute the second-moment statistics of layers ahead of time
-    Stats(StatsArguments),
+    Stats(Box<StatsArguments>),
     /// Compare a model with what another implementation computed
     Verify(VerifyArguments),
 }
@@ -169,8 +173,9 @@ pub(crate) struct EditArguments {
     /// How several requests belong together
     #[arg(long, value_enum, value_name = "MODE", default_value_t)]
     pub(crate) mode: EditMode,
-    /// Text for statistics instead of the one the hyperparameters name (.txt with blank lines between documents, .json, .jsonl)
-    #[arg(long, value_name = "FILE")]
+    /// Text for statistics instead of the one the hyperparameters name: a file (.txt with blank lines between documents, .json, .jsonl), a
+    /// folder of such files, or `self` for text that the model writes
+    #[arg(long, value_name = "TEXT")]
     pub(crate) corpus: Option<PathBuf>,
     /// Only edit, measure nothing
     #[arg(long)]
@@ -243,21 +248,6 @@ pub(crate) struct InspectArguments {
     /// Edit file
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct StatsArguments {
-    #[command(flatten)]
-    pub(crate) model: ModelArgument,
-    /// Layers, counted from 0; all of them are computed in one pass
-    #[arg(long, value_name = "L", value_delimiter = ',', required_unless_present = "hparams")]
-    pub(crate) layers: Vec<usize>,
-    /// Text instead of the one the hyperparameters name
-    #[arg(long, value_name = "FILE")]
-    pub(crate) corpus: Option<PathBuf>,
-    /// YAML file whose layers, corpus, number of samples and dtype are used
-    #[arg(long, value_name = "FILE")]
-    pub(crate) hparams: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

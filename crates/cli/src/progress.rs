@@ -38,7 +38,9 @@ impl Bars {
 impl Progress for Bars {
     fn begin(&self, task: &str, total: Option<u64>) {
         let bar = match total {
-            Some(total) => ProgressBar::new(total).with_style(style("{prefix:24} {bar:30.cyan/dim} {human_pos}/{human_len} {msg:.dim}")),
+            Some(total) => {
+                ProgressBar::new(total).with_style(style("{prefix:24} {bar:30.cyan/dim} {human_pos}/{human_len} {eta:>4} left {msg:.dim}"))
+            }
             None => ProgressBar::new_spinner().with_style(style("{prefix:24} {spinner:.cyan} {msg:.dim}")),
         };
         let bar = self.all.add(bar.with_prefix(task.to_owned()));

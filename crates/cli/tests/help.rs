@@ -79,8 +79,9 @@ fn every_command_explains_itself() {
                                        CounterFact's and zsRE's records are read)
           --mode <MODE>                How several requests belong together [default: independent]
                                        [possible values: independent, sequential, batch]
-          --corpus <FILE>              Text for statistics instead of the one the hyperparameters name
-                                       (.txt with blank lines between documents, .json, .jsonl)
+          --corpus <TEXT>              Text for statistics instead of the one the hyperparameters name:
+                                       a file (.txt with blank lines between documents, .json, .jsonl),
+                                       a folder of such files, or `self` for text that the model writes
           --no-evaluation              Only edit, measure nothing
       -o, --out <DIR>                  Folder to write results to; without it nothing is kept
           --save <WHAT>                What to write there [possible values: edit, checkpoint, both]

@@ -44,7 +44,7 @@ pub use fingerprint::{Fingerprint, fingerprint_values};
 pub use generate::{Generation, GenerationConfig, Sampling, generate};
 pub use hparams::{Hparams, HparamsDocument, nearest_name, number};
 pub use matrix::{Matrix, tensor_values};
-pub use method::{Corpora, EditContext, EditMethod, Method};
+pub use method::{Corpora, CorpusText, EditContext, EditMethod, Method, SELF_CORPUS};
 pub use model::{LanguageModel, ModelSpec, ModuleNames, WeightLayout};
 pub use names::{Module, ParamName, Site};
 pub use pass::{KeyValue, KvCache, MASKED_SCORE, Pass, Visibility};

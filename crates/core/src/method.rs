@@ -4,6 +4,18 @@ use serde_json::Value;
 
 use crate::{Edit, EditRequest, Hparams, LanguageModel, ModelSpec, Progress, Result};
 
+/// Name of the corpus that the model writes itself.
+pub const SELF_CORPUS: &str = "self";
+
+/// Text for statistics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CorpusText {
+    /// Documents.
+    Documents(Vec<String>),
+    /// What the edited model writes when it is sampled from; known only where the model is.
+    SelfWritten,
+}
+
 /// Where methods get text for statistics from.
 pub trait Corpora {
     /// The documents of the corpus called `name` (the value of `mom2_dataset`: a known name, or the path of a text file).
@@ -12,6 +24,24 @@ pub trait Corpora {
     ///
     /// If there is no such corpus, or it cannot be read.
     fn documents(&self, name: &str) -> Result<Vec<String>>;
+
+    /// The text of the corpus called `name`: [`SELF_CORPUS`], or one of [`documents`](Self::documents).
+    ///
+    /// # Errors
+    ///
+    /// As [`documents`](Self::documents).
+    fn text(&self, name: &str) -> Result<CorpusText> {
+        match name.eq_ignore_ascii_case(SELF_CORPUS) {
+            true => Ok(CorpusText::SelfWritten),
+            false => self.documents(name).map(CorpusText::Documents),
+        }
+    }
+
+    /// Whether one text stands in for a corpus of any name, so that statistics that others computed over a corpus of that name are not
+    /// what is wanted.
+    fn stands_in(&self) -> bool {
+        false
+    }
 }
 
 /// What a method may use besides the model and the requests.

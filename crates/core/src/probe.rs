@@ -19,6 +19,12 @@ pub trait Probe {
     fn is_done(&self) -> bool {
         false
     }
+
+    /// Whether nothing behind `site` is wanted, not even the rest of its block: the layer may then give back any hidden states, and the
+    /// pass ends. Asked behind [`Module::MlpKey`](crate::Module::MlpKey), because the out-projection that follows is costly.
+    fn ends_at(&self, _site: Site) -> bool {
+        false
+    }
 }
 
 impl Probe for () {
@@ -36,6 +42,10 @@ impl<A: Probe, B: Probe> Probe for (A, B) {
     fn is_done(&self) -> bool {
         self.0.is_done() && self.1.is_done()
     }
+
+    fn ends_at(&self, site: Site) -> bool {
+        self.0.ends_at(site) && self.1.ends_at(site)
+    }
 }
 
 impl<P: Probe + ?Sized> Probe for &mut P {
@@ -45,6 +55,10 @@ impl<P: Probe + ?Sized> Probe for &mut P {
 
     fn is_done(&self) -> bool {
         (**self).is_done()
+    }
+
+    fn ends_at(&self, site: Site) -> bool {
+        (**self).ends_at(site)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Text for statistics.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use easyedit_core::{Error, Result};
 use serde_json::Value;
@@ -34,16 +35,45 @@ pub fn split_documents(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The documents of a file: a text with blank lines between them, or (`.json`, `.jsonl`) strings or records with a `text`.
+/// Endings of files of text, and of records.
+const TEXT_ENDINGS: &[&str] = &["txt", "text", "md"];
+const RECORD_ENDINGS: &[&str] = &["json", "jsonl"];
+
+/// The documents of a file: a text with blank lines between them, or (`.json`, `.jsonl`) strings or records with a `text`. Of a folder:
+/// those of all such files in it (`.txt`, `.text`, `.md`, `.json`, `.jsonl`), by name; folders inside it are not looked into.
 ///
 /// # Errors
 ///
-/// [`Error::Io`] if the file cannot be read; [`Error::Format`] naming it, and the record and key, if it holds no text.
+/// [`Error::Io`] if a file cannot be read; [`Error::Format`] naming it, and the record and key, if it holds no text, or naming the folder
+/// if there is no such file.
 pub fn read_corpus(path: &Path) -> Result<Vec<String>> {
-    let text = read_text(path)?;
-    let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json") || e.eq_ignore_ascii_case("jsonl"));
+    if !path.is_dir() {
+        return read_file(path);
+    }
+    let failed = |e| Error::io("read", path, e);
+    let entries: Result<Vec<PathBuf>> = fs::read_dir(path).map_err(failed)?.map(|entry| Ok(entry.map_err(failed)?.path())).collect();
+    let mut files: Vec<PathBuf> =
+        entries?.into_iter().filter(|file| file.is_file() && (ends_in(file, TEXT_ENDINGS) || ends_in(file, RECORD_ENDINGS))).collect();
+    files.sort();
+    if files.is_empty() {
+        let endings = [TEXT_ENDINGS, RECORD_ENDINGS].concat().join(", .");
+        return Err(Error::format(path, format!("holds no files of text (.{endings})")));
+    }
     let mut documents = Vec::new();
-    if json {
+    for file in files {
+        documents.extend(read_file(&file)?);
+    }
+    Ok(documents)
+}
+
+fn ends_in(path: &Path, endings: &[&str]) -> bool {
+    path.extension().is_some_and(|e| endings.iter().any(|ending| e.eq_ignore_ascii_case(ending)))
+}
+
+fn read_file(path: &Path) -> Result<Vec<String>> {
+    let text = read_text(path)?;
+    let mut documents = Vec::new();
+    if ends_in(path, RECORD_ENDINGS) {
         for (index, record) in records(&text).map_err(|message| Error::format(path, message))?.into_iter().enumerate() {
             match record {
                 Value::String(document) => documents.push(document),
@@ -105,6 +135,20 @@ mod tests {
             let message = read(name, text).unwrap_err();
             assert!(message.contains(name) && message.contains(part), "{message}");
         }
-        assert!(read_corpus(dir.path()).unwrap_err().to_string().contains("not a file"));
+        assert!(read_corpus(Path::new("/dev/null/x")).is_err());
+    }
+
+    #[test]
+    fn folders_are_read_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = read_corpus(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("no files of text") && message.contains(".jsonl"), "{message}");
+        for (name, text) in [("b.txt", "two\n\nthree"), ("a.jsonl", "{\"text\": \"one\"}"), ("c.MD", "four"), ("d.bin", "\u{1}")] {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        std::fs::create_dir(dir.path().join("e.txt")).unwrap();
+        assert_eq!(read_corpus(dir.path()).unwrap(), ["one", "two", "three", "four"]);
+        std::fs::write(dir.path().join("f.txt"), " ").unwrap();
+        assert!(read_corpus(dir.path()).unwrap_err().to_string().contains("f.txt"));
     }
 }

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{Corpora, Error, Result};
+use easyedit_core::{Corpora, CorpusText, Error, Result, SELF_CORPUS};
 use easyedit_data::{read_corpus, sample_text, split_documents};
 
 /// Name of the text that is built in.
@@ -9,34 +9,48 @@ pub const SAMPLE_CORPUS: &str = "wikitext-sample";
 /// Corpora that EasyEdit downloads by name.
 const DOWNLOADED: &[&str] = &["wikipedia", "wikitext"];
 
-/// Text for statistics, from a file or from the sample that is built in.
+/// Text for statistics: from a file or a folder, from the sample that is built in, or written by the model itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextCorpora {
-    /// Stands in for whatever corpus the hyperparameters name: a text file with blank lines between documents, or a `.json` or
-    /// `.jsonl` file of strings or of records with a `text`.
+    /// Stands in for whatever corpus the hyperparameters name: a text file with blank lines between documents, a `.json` or `.jsonl`
+    /// file of strings or of records with a `text`, a folder of such files, or [`SELF_CORPUS`] for text that the model writes.
     pub corpus: Option<PathBuf>,
 }
 
 impl Corpora for TextCorpora {
-    /// The documents of [`corpus`](Self::corpus) if it is set; else `name` is [`SAMPLE_CORPUS`] or the path of a file.
+    /// The documents of [`corpus`](Self::corpus) if it is set; else `name` is [`SAMPLE_CORPUS`] or the path of a file or folder.
     fn documents(&self, name: &str) -> Result<Vec<String>> {
-        if let Some(path) = &self.corpus {
-            return read_corpus(path);
-        }
+        let name = match &self.corpus {
+            Some(path) if path.as_os_str().eq_ignore_ascii_case(SAMPLE_CORPUS) => SAMPLE_CORPUS,
+            Some(path) => return read_corpus(path),
+            None => name,
+        };
         if name.eq_ignore_ascii_case(SAMPLE_CORPUS) {
             return Ok(split_documents(sample_text()).map(str::to_owned).collect());
         }
-        if Path::new(name).is_file() {
+        if Path::new(name).exists() {
             return read_corpus(Path::new(name));
         }
         let way_out = format!(
-            "give a text file with --corpus FILE, or set mom2_dataset to a file's path or to {SAMPLE_CORPUS}; `easyedit stats` computes the statistics ahead of time"
+            "give a text file with --corpus FILE, or set mom2_dataset to a file's path, to {SAMPLE_CORPUS}, or to {SELF_CORPUS} for text that the model writes; `easyedit stats` computes the statistics ahead of time, and `easyedit stats import` takes EasyEdit's"
         );
         Err(Error::hparams(if DOWNLOADED.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             format!("mom2_dataset: {name} is not downloaded by this program; {way_out}")
         } else {
             format!("mom2_dataset: there is no corpus or file called {name:?}; {way_out}")
         }))
+    }
+
+    fn text(&self, name: &str) -> Result<CorpusText> {
+        let wanted = self.corpus.as_deref().unwrap_or(Path::new(name));
+        match wanted.as_os_str().eq_ignore_ascii_case(SELF_CORPUS) {
+            true => Ok(CorpusText::SelfWritten),
+            false => self.documents(name).map(CorpusText::Documents),
+        }
+    }
+
+    fn stands_in(&self) -> bool {
+        self.corpus.is_some()
     }
 }
 
@@ -58,6 +72,15 @@ mod tests {
         let corpora = TextCorpora { corpus: Some(path.clone()) };
         assert_eq!(corpora.documents("wikipedia").unwrap(), ["one", "two"]);
         assert_eq!(TextCorpora::default().documents(path.to_str().unwrap()).unwrap(), ["one", "two"]);
+    }
+
+    #[test]
+    fn the_model_itself_is_a_corpus() {
+        let own = TextCorpora { corpus: Some("self".into()) };
+        assert_eq!((own.text("wikipedia").unwrap(), own.stands_in()), (CorpusText::SelfWritten, true));
+        assert_eq!(TextCorpora::default().text("Self").unwrap(), CorpusText::SelfWritten);
+        assert!(matches!(TextCorpora::default().text(SAMPLE_CORPUS).unwrap(), CorpusText::Documents(_)));
+        assert!(!TextCorpora::default().stands_in());
     }
 
     #[test]

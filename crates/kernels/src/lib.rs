@@ -5,7 +5,8 @@
 //!   the fact token cannot reach computed once;
 //! - [`MassEdit`]: facts spread over layers, and [`locate_hparams!`], the hyperparameters of the methods that do so;
 //! - [`LayerWalk`]: the keys of many facts, layer after layer, while the layers are edited;
-//! - [`SecondMoments`]: statistics of a layer's keys over a text, in one pass for all layers, cached with their provenance;
+//! - [`SecondMoments`]: statistics of a layer's keys over a text, in one pass for all layers, in shards, resumed, cached with their
+//!   provenance ([`find_moments`]), read from and written as EasyEdit's files;
 //! - [`Cholesky`]: solves with such a statistic, in f64; [`NullSpace`]: what such a statistic does not see;
 //! - [`context_templates`]: short texts the fact is read in.
 //!
@@ -22,7 +23,6 @@ mod locate;
 mod mean_rows;
 mod model_fingerprint;
 mod moments;
-mod moments_cache;
 mod null_space;
 mod prefixes;
 mod preparation;
@@ -37,9 +37,11 @@ pub use fact_states::{FactActivations, FactRow};
 pub use layer_walk::LayerWalk;
 pub use locate::{LocateSettings, MassEdit, ResidualShare, above_zero, cached_values, hparams_defaults, zero_or_more};
 pub use mean_rows::{half_bare_row, mean_row};
-pub use model_fingerprint::{fingerprint_up_to, sampled_fingerprint};
-pub use moments::{MomentConfig, SecondMoments};
-pub use moments_cache::cached_moments;
+pub use model_fingerprint::{fingerprint_up_to, fingerprints_up_to, sampled_fingerprint};
+pub use moments::{
+    EasyEditStats, FoundMoments, MergedMoments, MomentConfig, MomentNeeds, MomentQuery, NpzMoments, SecondMoments, Shard, ShardReport,
+    collect_shard, find_moments, import_npz, merge_shards, needed_moments, read_npz, write_npz,
+};
 pub use null_space::NullSpace;
 pub use preparation::{Preparation, second_moments};
 pub use solver::Cholesky;

@@ -25,8 +25,8 @@ impl NullSpace {
     ///
     /// [`Error::NotFinite`] if the eigenvalues cannot be had; [`Error::Hparams`] naming the layer if none is below the threshold.
     pub fn of(moments: &SecondMoments, threshold: f64, layer: usize) -> Result<Self> {
-        let (size, mean) = (moments.size(), moments.mean());
-        let matrix = Mat::from_fn(size, size, |r, c| 0.5 * (f64::from(mean[r * size + c]) + f64::from(mean[c * size + r])));
+        let size = moments.size();
+        let matrix = Mat::from_fn(size, size, |r, c| moments.entry(r, c));
         let eigen = matrix.self_adjoint_eigen(Side::Lower).map_err(|error| {
             Error::NotFinite(format!("the eigenvalues of the second moment of layer {layer} cannot be computed: {error:?}"))
         })?;

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use easyedit_core::{EditContext, Error, LanguageModel, Result};
 
-use crate::{Cholesky, LocateSettings, MomentConfig, SecondMoments, TemplateConfig, cached_moments, checked_templates, context_templates};
+use crate::{Cholesky, LocateSettings, SecondMoments, TemplateConfig, checked_templates, context_templates, needed_moments};
 
 /// What the methods that locate and edit make ready once for all their edits: context templates, and second moments.
 #[derive(Debug, Default)]
@@ -70,11 +70,11 @@ impl Preparation {
     }
 }
 
-/// The second moments of `layers` over the text that the settings name, from the context's cache where they are there.
+/// The second moments of `layers` that the settings ask for.
 ///
 /// # Errors
 ///
-/// If there is no such text, or as [`cached_moments`].
+/// As [`needed_moments`].
 pub fn second_moments(
     model: &dyn LanguageModel,
     layers: &[usize],
@@ -84,9 +84,6 @@ pub fn second_moments(
     if layers.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let documents = context.corpora.documents(settings.corpus)?;
-    let config = MomentConfig { samples: settings.samples, ..MomentConfig::default() };
-    let cache = context.cache.map(|path| path.as_path());
-    let found = cached_moments(model, layers, settings.corpus, &documents, &config, cache, context.progress)?;
-    Ok(found.into_iter().map(|(layer, (moments, _))| (layer, moments)).collect())
+    let found = needed_moments(model, layers, &settings.moments, context)?;
+    Ok(found.into_iter().map(|(layer, found)| (layer, found.moments)).collect())
 }

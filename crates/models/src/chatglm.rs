@@ -187,6 +187,9 @@ impl Network for ChatGlm {
         let normed = block.post_attention_norm.forward(hidden.clone());
         let part = |start| block.gate_up.forward_part(normed.clone(), start, block.d_mlp);
         let key = probe.at(site(Module::MlpKey), Activation::Silu.gated(part(0), part(block.d_mlp)));
+        if probe.ends_at(site(Module::MlpKey)) {
+            return hidden;
+        }
         let hidden = hidden + probe.at(site(Module::MlpOutput), block.down.forward(key));
         probe.at(site(Module::BlockOutput), hidden)
     }

@@ -282,6 +282,9 @@ impl Network for Llama {
         let normed = block.post_attention_norm.forward(hidden.clone());
         let key = self.activation.gated(block.gate.forward(normed.clone()), block.up.forward(normed));
         let key = probe.at(site(Module::MlpKey), key);
+        if probe.ends_at(site(Module::MlpKey)) {
+            return hidden;
+        }
         let hidden = hidden + probe.at(site(Module::MlpOutput), block.down.forward(key));
         probe.at(site(Module::BlockOutput), hidden)
     }

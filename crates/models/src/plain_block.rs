@@ -123,6 +123,9 @@ impl PlainBlock {
         let hidden = hidden + probe.at(site(Module::AttentionOutput), self.attention_out.forward(mixed));
         let normed = beside.unwrap_or_else(|| mlp_input(&hidden));
         let key = probe.at(site(Module::MlpKey), form.activation.forward(self.mlp_in.forward(normed)));
+        if probe.ends_at(site(Module::MlpKey)) {
+            return hidden;
+        }
         let hidden = hidden + probe.at(site(Module::MlpOutput), self.mlp_out.forward(key));
         probe.at(site(Module::BlockOutput), hidden)
     }

@@ -184,6 +184,9 @@ impl Stack {
             }
         }
         let key = probe.at(site(Module::MlpKey), block.mlp.key(block.mlp.norm.forward(hidden.clone())));
+        if probe.ends_at(site(Module::MlpKey)) {
+            return hidden;
+        }
         let hidden = hidden + probe.at(site(Module::MlpOutput), block.mlp.down.forward(key));
         probe.at(site(Module::BlockOutput), hidden)
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::requests::requests;
 use super::run::{Finished, Run};
-use super::{Context, check_file};
+use super::{Context, check_corpus};
 use crate::args::{EditArguments, EditMode};
 use crate::output::{continuation_table, record_table, score_table};
 
@@ -24,7 +24,7 @@ pub(super) fn run(context: &Context, arguments: &EditArguments) -> Result<()> {
         None => None,
     };
     if let Some(corpus) = &arguments.corpus {
-        check_file("--corpus", corpus)?;
+        check_corpus("--corpus", corpus)?;
     }
     let run = Run {
         model: &arguments.model.model,

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use easyedit::models::{Checkpoint, cache_folder, resolve_model};
-use easyedit::{Edit, LanguageModel, Matrix, ParamName};
+use easyedit::{Edit, LanguageModel, Matrix, ParamName, SAMPLE_CORPUS, SELF_CORPUS};
 
 use crate::args::{Command, Common};
 use crate::failure::UsageError;
@@ -102,6 +102,15 @@ fn check_file(flag: &str, path: &Path) -> Result<()> {
     let metadata = std::fs::metadata(path).with_context(|| format!("cannot read {} (given with {flag})", path.display()))?;
     if !metadata.is_file() {
         return Err(UsageError(format!("{} (given with {flag}) is not a file", path.display())).into());
+    }
+    Ok(())
+}
+
+/// Checks that a text a flag names is there: a file, a folder, or the model's own.
+fn check_corpus(flag: &str, path: &Path) -> Result<()> {
+    let is_name = [SAMPLE_CORPUS, SELF_CORPUS].iter().any(|name| path.as_os_str().eq_ignore_ascii_case(name));
+    if !is_name && !path.is_dir() {
+        check_file(flag, path)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 use easyedit_core::tokens::FactToken;
 use easyedit_core::{ModelSpec, Result};
 
-use crate::{ValueConfig, ValueSite};
+use crate::{MomentNeeds, ValueConfig, ValueSite};
 
 /// The optimisation of a value ends when the loss is below it.
 const LOSS_THRESHOLD: f64 = 5e-2;
@@ -78,10 +78,8 @@ pub struct LocateSettings<'a> {
     pub templates: &'a [(usize, usize)],
     /// `rewrite_module_tmp`
     pub rewrite_module: &'a str,
-    /// `mom2_dataset`
-    pub corpus: &'a str,
-    /// `mom2_n_samples`
-    pub samples: usize,
+    /// What the hyperparameters say about second moments.
+    pub moments: MomentNeeds<'a>,
     /// `mom2_dtype`
     pub dtype: &'a str,
 }
@@ -249,9 +247,12 @@ macro_rules! locate_hparams {
             pub mom2_dataset: String,
             /// Number of texts taken from it.
             pub mom2_n_samples: usize,
+            /// Number of tokens taken from it at most; without it only `mom2_n_samples` counts.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub mom2_n_tokens: Option<usize>,
             /// `float32`.
             pub mom2_dtype: String,
-            /// Folder of EasyEdit's statistics.
+            /// Folder of EasyEdit's statistics, which are used if there are any of the model.
             #[serde(default)]
             pub stats_dir: String,
             /// Kept for EasyEdit's files: evaluation never cuts a text here.
@@ -268,7 +269,7 @@ macro_rules! locate_hparams {
                 "alg_name", "model_name", "device", "layers", "fact_token", "v_num_grad_steps", "v_lr", "v_adam_betas", "v_loss_layer",
                 "v_weight_decay", "clamp_norm_factor", "kl_factor", "mom2_adjustment", "context_template_length_params",
                 "rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module",
-                "mom2_dataset", "mom2_n_samples", "mom2_dtype", "stats_dir", "max_length", "model_parallel",
+                "mom2_dataset", "mom2_n_samples", "mom2_n_tokens", "mom2_dtype", "stats_dir", "max_length", "model_parallel",
                 $( stringify!($field), )*
             ];
 
@@ -286,8 +287,13 @@ macro_rules! locate_hparams {
                     kl_factor: self.kl_factor,
                     templates: &self.context_template_length_params,
                     rewrite_module: &self.rewrite_module_tmp,
-                    corpus: &self.mom2_dataset,
-                    samples: self.mom2_n_samples,
+                    moments: $crate::MomentNeeds {
+                        corpus: &self.mom2_dataset,
+                        samples: self.mom2_n_samples,
+                        tokens: self.mom2_n_tokens,
+                        stats_dir: &self.stats_dir,
+                        model_name: &self.model_name,
+                    },
                     dtype: &self.mom2_dtype,
                 }
             }
@@ -316,6 +322,7 @@ macro_rules! locate_hparams {
                     lm_head_module: spec.modules.lm_head.clone(),
                     mom2_dataset: "wikitext-sample".to_owned(),
                     mom2_n_samples: 1000,
+                    mom2_n_tokens: None,
                     mom2_dtype: "float32".to_owned(),
                     stats_dir: "./data/stats".to_owned(),
                     max_length: $crate::hparams_defaults::max_length(),

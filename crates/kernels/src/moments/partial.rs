@@ -1,0 +1,315 @@
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use easyedit_core::{Error, Result, write_atomically};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde::{Deserialize, Serialize};
+
+use super::fixed_sum::FixedSum;
+use super::provenance::{Provenance, digest};
+use super::{SecondMoments, not_finite};
+
+const HEADER_KEY: &str = "easyedit_partial_moments";
+/// No header is longer, in bytes.
+const LONGEST_HEADER: u64 = 16 << 20;
+/// Bytes of an entry; entries are read and written this many at a time.
+const ENTRY_BYTES: usize = 16;
+const ENTRIES_AT_ONCE: usize = 1 << 14;
+
+/// One of several equal parts of the work: part `index` of `of`, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    index: usize,
+    of: usize,
+}
+
+impl Shard {
+    /// All of the work.
+    pub const WHOLE: Self = Self { index: 1, of: 1 };
+
+    /// Shard `index` of `of`; `None` unless `1 <= index <= of`.
+    pub fn new(index: usize, of: usize) -> Option<Self> {
+        (1..=of).contains(&index).then_some(Self { index, of })
+    }
+
+    /// Which one it is, from 1 on.
+    pub fn index(self) -> usize {
+        self.index
+    }
+
+    /// How many there are.
+    pub fn of(self) -> usize {
+        self.of
+    }
+
+    /// The chunks of the shard, of `chunks` in all; none if there are more shards than chunks.
+    pub(super) fn chunks(self, chunks: usize) -> Range<usize> {
+        let border = |shard: usize| (chunks as u128 * shard as u128 / self.of as u128) as usize;
+        border(self.index - 1)..border(self.index)
+    }
+}
+
+impl std::fmt::Display for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
+    }
+}
+
+/// Sums over a part of the chunks.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Partial {
+    /// The chunks it is to be of.
+    pub(super) range: Range<usize>,
+    /// The next chunk to add.
+    pub(super) next: usize,
+    /// Tokens counted.
+    pub(super) tokens: u64,
+    pub(super) sums: BTreeMap<usize, FixedSum>,
+}
+
+impl Partial {
+    pub(super) fn new(layers: &[usize], size: usize, range: Range<usize>) -> Self {
+        let sums = layers.iter().map(|layer| (*layer, FixedSum::new(size))).collect();
+        Self { next: range.start, range, tokens: 0, sums }
+    }
+
+    /// The means.
+    pub(super) fn finish(self) -> Result<BTreeMap<usize, SecondMoments>> {
+        let tokens = self.tokens;
+        let finish = |(layer, sum): (usize, FixedSum)| {
+            let mean = sum.mean(tokens);
+            if tokens == 0 || mean.iter().any(|v| !v.is_finite()) {
+                return Err(not_finite(layer));
+            }
+            Ok((layer, SecondMoments { size: sum.size(), tokens, mean }))
+        };
+        self.sums.into_iter().map(finish).collect()
+    }
+}
+
+/// What the sums of a file are of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Job {
+    /// Layer by layer.
+    pub(super) statistics: Vec<Provenance>,
+    /// Of all tokens, in their order: what the settings come to on this machine.
+    pub(super) plan_sha256: String,
+    /// Number of all chunks.
+    pub(super) chunks: usize,
+    pub(super) size: usize,
+    pub(super) shard: Shard,
+}
+
+impl Job {
+    /// The layers.
+    pub(super) fn layers(&self) -> Vec<usize> {
+        self.statistics.iter().map(|of| of.layer).collect()
+    }
+
+    /// Sums of nothing yet.
+    pub(super) fn start(&self) -> Partial {
+        Partial::new(&self.layers(), self.size, self.shard.chunks(self.chunks))
+    }
+
+    /// A name for the file of the job in the cache folder.
+    pub(super) fn key(&self) -> String {
+        digest(&serde_json::to_string(self).unwrap_or_default())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Header {
+    job: Job,
+    next: usize,
+    tokens: u64,
+}
+
+/// A file of sums: a checkpoint, and when all chunks are in, a shard. Safetensors, with one tensor of 64-bit integers per layer: the
+/// entries of [`FixedSum`], their low halves first.
+#[derive(Clone, Debug)]
+pub(super) struct PartialFile {
+    pub(super) path: PathBuf,
+    pub(super) job: Job,
+    next: usize,
+    tokens: u64,
+}
+
+impl PartialFile {
+    /// The file of a job that has not begun.
+    pub(super) fn new(path: PathBuf, job: Job) -> Self {
+        Self { next: job.shard.chunks(job.chunks).start, path, job, tokens: 0 }
+    }
+
+    /// Reads what a file is of; `None` if there is no file.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>> {
+        match File::open(path) {
+            Ok(file) => Self::read(path, file).map(|(file, ..)| Some(file)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read the sums", path, error)),
+        }
+    }
+
+    /// Number of chunks that are in, and that are wanted.
+    pub(super) fn progress(&self) -> (usize, usize) {
+        let range = self.job.shard.chunks(self.job.chunks);
+        (self.next.saturating_sub(range.start), range.len())
+    }
+
+    /// The sums.
+    pub(super) fn load(&self) -> Result<Partial> {
+        let mut partial = self.job.start();
+        self.add_to(&mut partial)?;
+        partial.next = self.next;
+        Ok(partial)
+    }
+
+    /// Adds the sums to those of other chunks.
+    pub(super) fn add_to(&self, partial: &mut Partial) -> Result<()> {
+        let file = File::open(&self.path).map_err(|e| Error::io("read the sums", &self.path, e))?;
+        let (again, mut reader, metadata) = Self::read(&self.path, file)?;
+        if again.job != self.job || again.next != self.next {
+            return Err(Error::format(&self.path, "was written to while it was read"));
+        }
+        let mut bytes = vec![0; ENTRIES_AT_ONCE * ENTRY_BYTES];
+        for name in metadata.offset_keys() {
+            let layer = name.parse().ok();
+            let sum = layer.and_then(|layer: usize| partial.sums.get_mut(&layer));
+            let sum = sum.ok_or_else(|| Error::format(&self.path, format!("holds sums called {name}, which belong to no layer")))?;
+            for entries in sum.entries_mut().chunks_mut(ENTRIES_AT_ONCE) {
+                let bytes = &mut bytes[..entries.len() * ENTRY_BYTES];
+                reader.read_exact(bytes).map_err(|e| Error::io("read the sums", &self.path, e))?;
+                for (entry, bytes) in entries.iter_mut().zip(bytes.as_chunks::<ENTRY_BYTES>().0) {
+                    *entry = entry.wrapping_add(i128::from_le_bytes(*bytes));
+                }
+            }
+        }
+        partial.tokens += self.tokens;
+        Ok(())
+    }
+
+    /// Writes the sums so far; the file is whole at any time.
+    pub(super) fn write(&self, partial: &Partial) -> Result<()> {
+        let header = Header { job: self.job.clone(), next: partial.next, tokens: partial.tokens };
+        let header = serde_json::to_string(&header).map_err(|e| Error::format(&self.path, e.to_string()))?;
+        let mut tensors = Vec::new();
+        let mut end = 0;
+        for (layer, sum) in &partial.sums {
+            let (count, start) = (sum.entries().len(), end);
+            end += count * ENTRY_BYTES;
+            tensors.push((layer.to_string(), TensorInfo { dtype: Dtype::I64, shape: vec![count, 2], data_offsets: (start, end) }));
+        }
+        let broken = |e: &dyn std::fmt::Display| Error::format(&self.path, e.to_string());
+        let metadata = Metadata::new(Some([(HEADER_KEY.to_owned(), header)].into()), tensors).map_err(|e| broken(&e))?;
+        let mut json = serde_json::to_vec(&metadata).map_err(|e| broken(&e))?;
+        json.resize(json.len().next_multiple_of(8), b' ');
+        write_atomically(&self.path, |file| {
+            file.write_all(&(json.len() as u64).to_le_bytes())?;
+            file.write_all(&json)?;
+            partial.sums.values().try_for_each(|sum| write_entries(file, sum.entries()))
+        })
+    }
+
+    fn read(path: &Path, file: File) -> Result<(Self, BufReader<File>, Metadata)> {
+        let failed = |e: std::io::Error| Error::io("read the sums", path, e);
+        let damaged = |message: &str| Error::format(path, format!("is no file of sums for statistics: {message}"));
+        let length = file.metadata().map_err(failed)?.len();
+        let mut reader = BufReader::with_capacity(1 << 20, file);
+        let mut prefix = [0; 8];
+        reader.read_exact(&mut prefix).map_err(|_| damaged("it is too short"))?;
+        let header_length = u64::from_le_bytes(prefix);
+        if header_length > LONGEST_HEADER.min(length) {
+            return Err(damaged("its header is too long"));
+        }
+        let mut head = vec![0; usize::try_from(header_length).map_err(|_| damaged("its header is too long"))?];
+        reader.read_exact(&mut head).map_err(|_| damaged("it is cut off"))?;
+        let metadata: Metadata = serde_json::from_slice(&head).map_err(|e| damaged(&e.to_string()))?;
+        let header = metadata.metadata().as_ref().and_then(|map| map.get(HEADER_KEY)).ok_or_else(|| damaged("it has no header"))?;
+        let Header { job, next, tokens } = serde_json::from_str(header).map_err(|e| damaged(&e.to_string()))?;
+        if Shard::new(job.shard.index, job.shard.of).is_none() {
+            return Err(damaged("its shard is out of range"));
+        }
+        let range = job.shard.chunks(job.chunks);
+        if next < range.start || next > range.end {
+            return Err(damaged("its chunks are out of range"));
+        }
+        let count = job.size.checked_mul(job.size.saturating_add(1)).map(|twice| twice / 2).unwrap_or(usize::MAX);
+        let wanted: Vec<String> = job.layers().iter().map(usize::to_string).collect();
+        let fits = |name: &String| {
+            let info = metadata.info(name);
+            wanted.contains(name) && info.is_some_and(|info| info.dtype == Dtype::I64 && info.shape == [count, 2])
+        };
+        let names = metadata.offset_keys();
+        if names.len() != wanted.len() || !names.iter().all(fits) {
+            return Err(damaged("its sums are not those its header tells of"));
+        }
+        let data = (count as u128) * ENTRY_BYTES as u128 * names.len() as u128;
+        if u128::from(length) != data + (prefix.len() + head.len()) as u128 {
+            return Err(damaged("it is cut off"));
+        }
+        Ok((Self { path: path.to_owned(), job, next, tokens }, reader, metadata))
+    }
+}
+
+fn write_entries(file: &mut dyn Write, entries: &[i128]) -> std::io::Result<()> {
+    let mut bytes = Vec::with_capacity(ENTRIES_AT_ONCE * ENTRY_BYTES);
+    for entries in entries.chunks(ENTRIES_AT_ONCE) {
+        bytes.clear();
+        entries.iter().for_each(|entry| bytes.extend_from_slice(&entry.to_le_bytes()));
+        file.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_share_the_chunks_out() {
+        for of in [1, 2, 3, 8, 50] {
+            let mut next = 0;
+            for index in 1..=of {
+                let range = Shard::new(index, of).unwrap().chunks(13);
+                assert_eq!(range.start, next);
+                next = range.end;
+            }
+            assert_eq!(next, 13);
+        }
+        assert!(Shard::new(0, 2).is_none() && Shard::new(3, 2).is_none());
+        assert_eq!(Shard::new(2, 8).unwrap().to_string(), "2/8");
+    }
+
+    #[test]
+    fn sums_come_back_from_their_file_and_damage_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sums");
+        let job = Job { statistics: Vec::new(), plan_sha256: String::new(), chunks: 9, size: 3, shard: Shard::new(2, 3).unwrap() };
+        let file = PartialFile::new(path.clone(), job.clone());
+        assert!(PartialFile::open(&path).unwrap().is_none());
+        let mut partial = job.start();
+        partial.next += 2;
+        partial.tokens = 77;
+        file.write(&partial).unwrap();
+        let read = PartialFile::open(&path).unwrap().unwrap();
+        assert_eq!((read.progress(), read.tokens, &read.job), ((2, 3), 77, &job));
+        assert_eq!(read.load().unwrap(), partial);
+        let bytes = std::fs::read(&path).unwrap();
+        for length in 0..bytes.len() {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            let message = PartialFile::open(&path).unwrap_err().to_string();
+            assert!(message.contains("sums"), "{message}");
+        }
+        for place in 0..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[place] ^= 1 << (place % 8);
+            std::fs::write(&path, bytes).unwrap();
+            // Wrong sums cannot be told from right ones; nothing else may come of it but an error.
+            if let Ok(Some(file)) = PartialFile::open(&path) {
+                let _ = file.load();
+            }
+        }
+    }
+}
