@@ -5,7 +5,8 @@
 //! - [`optimize_value`]: the value v* that makes the model say the target;
 //! - [`SecondMoments`]: statistics of a layer's keys over a text, in one pass for all layers, cached with their provenance;
 //! - [`Cholesky`]: solves with such a statistic, in f64;
-//! - [`context_templates`]: short texts the fact is read in.
+//! - [`context_templates`]: short texts the fact is read in;
+//! - [`trace`]: causal tracing, which states of a pass carry a fact.
 //!
 //! # Invariants
 //!
@@ -23,6 +24,7 @@ mod preparation;
 mod row_groups;
 mod solver;
 mod templates;
+mod trace;
 mod value;
 
 pub use adam::{Adam, AdamConfig};
@@ -35,4 +37,5 @@ pub use moments_cache::cached_moments;
 pub use preparation::Preparation;
 pub use solver::Cholesky;
 pub use templates::{TemplateConfig, checked_templates, context_templates};
+pub use trace::{Restoration, Trace, TraceConfig, TracePrompt, embedding_deviation, subject_noise, trace};
 pub use value::{OptimizedValue, StepLoss, ValueConfig, ValueSite, ValueTargets, optimize_value};
