@@ -3,7 +3,10 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::Sandbox;
+use serde_json::{Value, json};
 
 const FACT: [&str; 4] = ["--prompt", "The Eiffel Tower is in the city of", "--subject", "Eiffel Tower"];
 const QUICK: [&str; 2] = ["--samples", "2"];
@@ -17,8 +20,8 @@ fn a_fact_is_traced_shown_drawn_and_written() {
     let sandbox = Sandbox::new();
     let outputs = ["--plot", "figures/a.svg", "--report", "a.json", "--suggest-layers"];
     let text = trace(&sandbox, &[&FACT[..], &outputs].concat()).success().stdout();
-    for part in ["hidden state restored in one layer", "MLP output", "attention output", "Tower*", "suggest", "a.svg"] {
-        assert!(text.contains(part) || part == "suggest" && text.contains("ROME:"), "{part} is not in {text}");
+    for part in ["hidden state restored in one layer", "MLP output", "attention output", "r*", "ROME: ", "a.svg"] {
+        assert!(text.contains(part), "{part} is not in {text}");
     }
     assert!(!text.contains('\u{1b}'), "no colours where there is no terminal");
     let svg = std::fs::read_to_string(sandbox.path("figures/a.svg")).unwrap();
@@ -43,33 +46,31 @@ fn a_fact_is_traced_shown_drawn_and_written() {
 #[test]
 fn facts_of_a_file_are_averaged_and_give_hyperparameters_that_edit() {
     let sandbox = Sandbox::new();
-    // What the untrained model predicts stands for what it knows.
-    let facts: Vec<serde_json::Value> = ["The Eiffel Tower is in", "The capital of France is", "The capital of Norway is"]
-        .iter()
-        .zip(["Eiffel Tower", "France", "Norway"])
-        .enumerate()
-        .map(|(id, (prompt, subject))| {
-            let printed = trace(&sandbox, &["--prompt", prompt, "--subject", subject, "--restore", "hidden", "--json"]).success().json();
-            let answer = printed["facts"][0]["answer"].as_str().unwrap().trim().to_owned();
-            serde_json::json!({"known_id": id, "prompt": prompt, "subject": subject, "attribute": answer})
-        })
-        .collect();
-    let unknown = serde_json::json!({"known_id": 9, "prompt": "The Louvre is in", "subject": "Louvre", "attribute": "zzz"});
-    let all: Vec<_> = facts.into_iter().chain([unknown]).collect();
-    sandbox.write("facts.json", &serde_json::Value::from(all).to_string());
-    let arguments = ["--requests", "facts.json", "--restore", "mlp", "--window", "1", "--write-hparams", "out.yaml", "--plot", "all.png"];
-    let run = trace(&sandbox, &[&arguments[..], &["--json"]].concat()).success();
-    let report = run.json();
-    let (traced, left_out) = (report["facts"].as_array().unwrap().len(), report["left_out"].as_array().unwrap().len());
-    assert!(traced >= 1 && left_out >= 1 && traced + left_out == 4, "{traced} and {left_out}");
-    assert_eq!(report["average"]["facts"], traced);
+    let world = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tiny-world").canonicalize().unwrap();
+    let (model, corpus) = (world.join("models/tiny-world-llama"), world.join("corpus.txt"));
+    let (model, corpus) = (model.to_str().unwrap(), corpus.to_str().unwrap());
+    let facts: Vec<Value> = serde_json::from_slice(&std::fs::read(world.join("facts.json")).unwrap()).unwrap();
+    let record = |(id, fact): (usize, &Value)| json!({"known_id": id, "prompt": fact["prompt"], "subject": fact["subject"], "attribute": fact["object"]});
+    let mut records: Vec<Value> = facts.iter().take(5).enumerate().map(record).collect();
+    let wrong = facts.iter().map(|fact| &fact["object"]).find(|object| **object != records[1]["attribute"]).unwrap().clone();
+    records[1]["attribute"] = wrong;
+    sandbox.write("facts.json", &Value::from(records).to_string());
+
+    let common = ["trace", "--model", model, "--requests", "facts.json", "--samples", "2"];
+    let outputs = ["--window", "1", "--write-hparams", "out.yaml", "--plot", "all.png", "--json"];
+    let report = sandbox.run(&[&common[..], &outputs].concat()).success().json();
+    assert_eq!((report["facts"].as_array().unwrap().len(), report["average"]["facts"].as_u64()), (4, Some(4)));
+    assert_eq!(report["left_out"][0]["case_id"], 1);
     let layer = report["suggestion"]["layer"].as_u64().unwrap();
     let yaml = std::fs::read_to_string(sandbox.path("out.yaml")).unwrap();
-    assert!(yaml.contains(&format!("layers:\n- {layer}\n")) && yaml.contains("alg_name: ROME"), "{yaml}");
+    assert!(yaml.starts_with("# ") && yaml.contains(&format!("layers:\n- {layer}\n")) && yaml.contains("alg_name: ROME"), "{yaml}");
     assert_eq!(&std::fs::read(sandbox.path("all.png")).unwrap()[1..4], b"PNG");
 
-    let request = ["--prompt", "The Eiffel Tower is in", "--subject", "The Eiffel Tower", "--target", "Rome", "--no-evaluation"];
-    sandbox.run(&[&["edit", "--model", "model", "--hparams", "out.yaml"], &request[..]].concat()).success();
+    let text = sandbox.run(&[&common[..], &["--facts", "2", "--restore", "hidden"]].concat()).success().stdout();
+    assert!(text.contains("facts     2 (1 more are left out") && text.contains("Last subject token"), "{text}");
+    let request: Vec<&str> = ["prompt", "subject"].iter().map(|key| facts[0][key].as_str().unwrap()).collect();
+    let request = ["--prompt", request[0], "--subject", request[1], "--target", "Rome", "--no-evaluation"];
+    sandbox.run(&[&["edit", "--model", model, "--hparams", "out.yaml", "--corpus", corpus], &request[..]].concat()).success();
 }
 
 #[test]
@@ -77,14 +78,13 @@ fn what_is_wrong_is_told_before_any_work_and_nothing_is_written() {
     let sandbox = Sandbox::new();
     let before = sandbox.listing();
     let outputs = ["--plot", "a.svg", "--report", "a.json", "--write-hparams", "a.yaml"];
-    let depth = "layers";
     for (more, code, parts) in [
         (&["--prompt", "The Louvre is in", "--subject", "Tower"][..], 1, &["Tower", "The Louvre is in"][..]),
         (&["--prompt", "The Louvre is in", "--subject", " "][..], 1, &["subject", "The Louvre is in"][..]),
         (&["--prompt", "The Louvre is in", "--subject", "Louvre", "--target", " "][..], 1, &["target"][..]),
         (&["--prompt", "The Louvre is in"][..], 2, &["--subject"][..]),
         (&[][..], 2, &["--prompt"][..]),
-        (&[&FACT[..], &["--window", "99"]].concat(), 1, &["99", depth][..]),
+        (&[&FACT[..], &["--window", "99"]].concat(), 1, &["99", "layers"][..]),
         (&[&FACT[..], &["--window", "0"]].concat(), 2, &["--window"][..]),
         (&[&FACT[..], &["--noise", "0"]].concat(), 2, &["--noise"][..]),
         (&[&FACT[..], &["--samples", "0"]].concat(), 2, &["--samples"][..]),

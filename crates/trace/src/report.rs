@@ -71,6 +71,15 @@ pub struct FactTrace {
     pub panels: Vec<Panel>,
 }
 
+impl FactTrace {
+    /// Token `token` as figures name it: without spaces around it, and with `*` if it is the subject's.
+    pub fn label(&self, token: usize) -> String {
+        let text = self.tokens.get(token).map_or("", |text| text.trim());
+        let mark = if self.subject_tokens.contains(&token) { "*" } else { "" };
+        format!("{}{mark}", if text.is_empty() { "\u{2423}" } else { text })
+    }
+}
+
 /// What restoring one kind of states gives.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Panel {

@@ -13,7 +13,7 @@ const FACTS: usize = 16;
 fn requests() -> Vec<TraceRequest> {
     let open = |several: bool| {
         let asked = facts().iter().filter(|fact| !fact.prompt.ends_with(fact.subject.as_str()));
-        asked.filter(move |fact| fact.subject.contains(' ') == several).step_by(11)
+        asked.filter(move |fact| fact.subject.contains(' ') == several).step_by(7)
     };
     let facts = open(true).zip(open(false)).flat_map(|(several, one)| [several, one]);
     let request = |(case_id, fact): (usize, &Fact)| TraceRequest {

@@ -211,10 +211,9 @@ fn colour(restored: Restored) -> Color {
 }
 
 fn fact_maps(fact: &FactTrace) -> Vec<HeatMap> {
-    let name = |token: usize, text: &str| format!("{}{}", text.trim(), if fact.subject_tokens.contains(&token) { "*" } else { "" });
     let map = |panel: &easyedit::trace::Panel| HeatMap {
         title: map_title(panel.restored, panel.window),
-        rows: fact.tokens.iter().zip(&panel.probabilities).enumerate().map(|(at, (text, row))| (name(at, text), row.clone())).collect(),
+        rows: panel.probabilities.iter().enumerate().map(|(token, row)| (fact.label(token), row.clone())).collect(),
         low: fact.corrupted,
         colour: colour(panel.restored),
     };

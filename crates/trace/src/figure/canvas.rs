@@ -102,9 +102,7 @@ impl<DB: DrawingBackend> Canvas<DB> {
     pub(super) fn fill(&self, from: (i32, i32), to: (i32, i32), colour: RGBColor) -> Drawn<()> {
         let (left, top) = self.at(from);
         let (right, bottom) = self.at(to);
-        // A vector ends at its corner, a pixel behind it.
-        let last = if self.scale == 1 { 0 } else { 1 };
-        self.put(&Rectangle::new([(left, top), (right - last, bottom - last)], colour.filled()))
+        self.put(&Rectangle::new([(left, top), (right, bottom)], colour.filled()))
     }
 
     /// The outline of a rectangle.
@@ -140,8 +138,12 @@ impl<DB: DrawingBackend> Canvas<DB> {
             Anchor::Centre => HPos::Center,
             Anchor::Right => HPos::Right,
         };
-        let font = FontDesc::new(FontFamily::SansSerif, f64::from(size * self.scale), FontStyle::Normal).transform(transform);
+        let font = FontDesc::new(FontFamily::SansSerif, f64::from(size * self.scale), FontStyle::Normal).transform(transform.clone());
         let style = TextStyle::from(font).color(&colour).pos(Pos::new(side, VPos::Center));
-        self.put(&Text::new(text.to_owned(), self.at(at), style))
+        // Pixels centre a text's box, which has room below for letters that reach down; vectors centre its small letters.
+        let sunk = if self.scale == 1 { 0 } else { size * self.scale / 8 };
+        let (x, y) = self.at(at);
+        let at = if matches!(transform, FontTransform::None) { (x, y + sunk) } else { (x + sunk, y) };
+        self.put(&Text::new(text.to_owned(), at, style))
     }
 }

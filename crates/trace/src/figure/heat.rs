@@ -27,25 +27,13 @@ const BETWEEN_PANELS: i32 = 22;
 const LINES_HEIGHT: i32 = 110;
 const LONGEST_LABEL: usize = 26;
 
-/// A row's name.
-#[derive(Clone, Debug)]
-pub(super) struct Label {
-    pub(super) text: String,
-    /// Whether it is the subject's, which `*` tells.
-    pub(super) marked: bool,
-}
-
-impl Label {
-    fn shown(&self) -> String {
-        let mut text: String = self.text.chars().take(LONGEST_LABEL).collect();
-        if text.len() < self.text.len() {
-            text.push('…');
-        }
-        if self.marked {
-            text.push('*');
-        }
-        text
+/// A row's name, cut if it is long.
+fn shown(label: &str) -> String {
+    let mut text: String = label.chars().take(LONGEST_LABEL).collect();
+    if text.len() < label.len() {
+        text.push('…');
     }
+    text
 }
 
 /// One heat map.
@@ -92,13 +80,14 @@ pub(super) struct Sheet {
     pub(super) title: String,
     /// A line of small print at the foot.
     pub(super) note: String,
-    pub(super) labels: Vec<Label>,
+    /// Names of the rows.
+    pub(super) labels: Vec<String>,
     pub(super) panels: Vec<HeatPanel>,
 }
 
 impl Sheet {
     fn label_width(&self) -> i32 {
-        self.labels.iter().map(|label| text_width(&label.shown(), TEXT_SIZE)).max().unwrap_or(0) + 8
+        self.labels.iter().map(|label| text_width(&shown(label), TEXT_SIZE)).max().unwrap_or(0) + 8
     }
 
     fn map_height(&self) -> i32 {
@@ -132,7 +121,7 @@ impl Sheet {
         let left = MARGIN + self.label_width();
         for (row, label) in self.labels.iter().enumerate() {
             let middle = self.top() + CELL_HEIGHT * row as i32 + CELL_HEIGHT / 2;
-            canvas.text(&label.shown(), (left - 6, middle), TEXT_SIZE, INK, Anchor::Right)?;
+            canvas.text(&shown(label), (left - 6, middle), TEXT_SIZE, INK, Anchor::Right)?;
         }
         let mut x = left;
         let highest = self.panels.iter().filter_map(|panel| panel.lines.as_ref()).map(LinePanel::highest).fold(0.0, f64::max);
@@ -220,10 +209,9 @@ mod tests {
     }
 
     #[test]
-    fn long_and_marked_labels_are_shown_so() {
-        let label = |text: &str, marked| Label { text: text.into(), marked }.shown();
-        assert_eq!(label("Tower", true), "Tower*");
-        assert_eq!(label(&"ä".repeat(40), false), format!("{}…", "ä".repeat(26)));
+    fn long_labels_are_cut() {
+        assert_eq!(shown("Tower*"), "Tower*");
+        assert_eq!(shown(&"ä".repeat(40)), format!("{}…", "ä".repeat(26)));
     }
 
     #[test]

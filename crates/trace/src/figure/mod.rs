@@ -12,7 +12,7 @@ use easyedit_core::{Error, Result, write_atomically};
 use crate::{FactTrace, Restored, TokenClass, TraceReport};
 use canvas::{png, svg};
 use colour::Hue;
-use heat::{HeatPanel, Label, Sheet};
+use heat::{HeatPanel, Sheet};
 use lines::LinePanel;
 
 /// Kind of picture file.
@@ -68,11 +68,7 @@ fn write(path: &Path, sheet: &Sheet) -> Result<()> {
 
 fn fact_sheet(report: &TraceReport, fact: &FactTrace) -> Sheet {
     let answer = format!("p({})", fact.answer.trim());
-    let labels = fact
-        .tokens
-        .iter()
-        .enumerate()
-        .map(|(token, text)| Label { text: text.trim().to_owned(), marked: fact.subject_tokens.contains(&token) });
+    let labels = (0..fact.tokens.len()).map(|token| fact.label(token));
     let panels = fact.panels.iter().map(|panel| HeatPanel {
         title: format!("Restoring the {}", panel.restored.title()),
         x_title: x_title(panel.restored, panel.window),
@@ -98,7 +94,7 @@ fn fact_sheet(report: &TraceReport, fact: &FactTrace) -> Sheet {
 
 fn average_sheet(report: &TraceReport) -> Sheet {
     let average = &report.average;
-    let labels = TokenClass::ALL.map(|class| Label { text: class.title().to_owned(), marked: class.is_subject() });
+    let labels = TokenClass::ALL.map(|class| format!("{}{}", class.title(), if class.is_subject() { "*" } else { "" }));
     let panels = average.panels.iter().map(|panel| {
         let means = |class: &TokenClass| panel.classes.get(class).map(|effects| effects.layers.iter().map(|e| e.mean).collect());
         let line = |class: TokenClass| panel.classes.get(&class).map(|effects| (class, effects.layers.clone()));
