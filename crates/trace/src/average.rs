@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::report::mean;
 use crate::{FactTrace, Restored};
 
 /// The role of a token in its prompt. A subject of one token has a last token alone; tokens before the subject have no role.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenClass {
     /// The subject's first token, unless it is the last, too.
@@ -63,7 +63,7 @@ impl TokenClass {
 }
 
 /// A mean over facts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MeanEffect {
     /// The mean.
     pub mean: f64,
@@ -84,7 +84,7 @@ impl MeanEffect {
 }
 
 /// Effects averaged over facts.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Average {
     /// Number of facts.
     pub facts: usize,
@@ -95,7 +95,7 @@ pub struct Average {
 }
 
 /// Effects of restoring one kind of states.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PanelAverage {
     /// The states.
     pub restored: Restored,
@@ -106,7 +106,7 @@ pub struct PanelAverage {
 }
 
 /// Average indirect effects of restoring the tokens of one role.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassEffects {
     /// Number of facts with such a token.
     pub facts: usize,

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use easyedit_core::{Error, Module, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// States that are restored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Restored {
     /// The hidden state that leaves a layer.

@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use easyedit_core::{LanguageModel, Progress, Result};
 use easyedit_kernels::{Restoration, TraceConfig, embedding_deviation, trace};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::fact::{Fact, prepare};
 use crate::options::window_around;
 use crate::{Average, Restored, TraceOptions, TraceRequest};
 
 /// All numbers of a run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TraceReport {
     /// Name of the model.
     pub model: String,
@@ -30,7 +30,7 @@ pub struct TraceReport {
 }
 
 /// Settings as they were used.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TraceSettings {
     /// Seed of the noise.
     pub seed: u64,
@@ -47,7 +47,7 @@ pub struct TraceSettings {
 }
 
 /// The trace of one fact.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FactTrace {
     /// Number of the record.
     pub case_id: usize,
@@ -81,7 +81,7 @@ impl FactTrace {
 }
 
 /// What restoring one kind of states gives.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Panel {
     /// The states.
     pub restored: Restored,
@@ -100,7 +100,7 @@ impl Panel {
 }
 
 /// A fact that was not traced.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// Number of the record.
     pub case_id: usize,

@@ -90,5 +90,7 @@ fn a_model_s_own_answer_is_traced_where_none_is_given() {
     let given = trace_facts(&*model, &[request.clone()], &options(), &Silent).unwrap();
     request.answer = None;
     assert_eq!(trace_facts(&*model, &[request], &options(), &Silent).unwrap(), given);
+    let text = serde_json::to_string(&given).unwrap();
+    assert_eq!(serde_json::from_str::<TraceReport>(&text).unwrap(), given, "a report can be read back");
     assert!(given.settings.noise > 0.0 && (given.settings.noise / given.settings.embedding_deviation - 3.0).abs() < 1e-9);
 }

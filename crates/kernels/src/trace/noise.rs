@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 ///
 /// # Errors
 ///
-/// None but one that would be a fault of its own.
+/// None, unless the shape overflows.
 pub fn subject_noise(seed: u64, samples: std::ops::Range<usize>, tokens: usize, width: usize, deviation: f64) -> Result<Matrix> {
     let (rows, count) = (samples.len() * tokens, tokens * width);
     let mut values = Vec::with_capacity(rows * width);
@@ -96,6 +96,7 @@ mod tests {
 
     #[test]
     fn the_table_of_embeddings_is_found_in_every_family() {
+        let mut checked = 0;
         for family in easyedit_models::families() {
             let Ok(model) = easyedit_models::tiny::tiny_model(family.model_types[0], 3) else { continue };
             if model.spec().encoder.is_some() {
@@ -110,6 +111,8 @@ mod tests {
             let by_table = tensor_values(&(table.clone().narrow(0, 5, 1) - table.narrow(0, 9, 1))).unwrap();
             let worst = by_embedding.iter().zip(&by_table).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(worst < 1e-6, "{}: {worst}", family.name);
+            checked += 1;
         }
+        assert!(checked >= 8, "only {checked} families were checked");
     }
 }

@@ -124,13 +124,14 @@ impl Sheet {
             canvas.text(&shown(label), (left - 6, middle), TEXT_SIZE, INK, Anchor::Right)?;
         }
         let mut x = left;
-        let highest = self.panels.iter().filter_map(|panel| panel.lines.as_ref()).map(LinePanel::highest).fold(0.0, f64::max);
+        let curves = || self.panels.iter().filter_map(|panel| panel.lines.as_ref());
+        let ends = (curves().map(LinePanel::lowest).fold(0.0, f64::min), curves().map(LinePanel::highest).fold(0.0, f64::max));
         for (number, panel) in self.panels.iter().enumerate() {
             self.draw_map(canvas, panel, x)?;
             let mut below = self.top() + self.map_height();
             if let Some(lines) = &panel.lines {
                 let corner = (x, below + 26);
-                lines.draw(canvas, corner, (panel.cell_width(), panel.layers()), LINES_HEIGHT, highest, (panel.hue, number == 0))?;
+                lines.draw(canvas, corner, (panel.cell_width(), panel.layers()), LINES_HEIGHT, ends, (panel.hue, number == 0))?;
                 below += 26 + LINES_HEIGHT;
             }
             self.draw_layers(canvas, panel, (x, below))?;

@@ -25,23 +25,24 @@ impl LinePanel {
         self.lines.iter().flat_map(|(_, effects)| effects).map(|e| e.mean + e.interval.unwrap_or(0.0)).fold(0.0, f64::max)
     }
 
-    fn lowest(&self) -> f64 {
+    /// Lower end of the lowest band, or 0.
+    pub(super) fn lowest(&self) -> f64 {
         self.lines.iter().flat_map(|(_, effects)| effects).map(|e| e.mean - e.interval.unwrap_or(0.0)).fold(0.0, f64::min)
     }
 
-    /// Draws the curves below a map: `cells` are the width of a layer's cell and the number of layers; `highest` is the top of the
-    /// scale, the same for all panels; the first panel (`hue.1`) names the scale.
+    /// Draws the curves below a map: `cell` is the width of a layer's cell, `lowest` and `highest` are the ends of the scale, the same
+    /// for all panels, and the first of them names it.
     pub(super) fn draw<DB: DrawingBackend>(
         &self,
         canvas: &Canvas<DB>,
         (left, top): (i32, i32),
         (cell, layers): (i32, usize),
         height: i32,
-        highest: f64,
+        (lowest, highest): (f64, f64),
         (hue, first): (Hue, bool),
     ) -> Drawn<()> {
         let (right, bottom) = (left + cell * layers as i32, top + height);
-        let (low, high) = (self.lowest().max(-0.5 * highest), highest.max(1e-6) * 1.05);
+        let (low, high) = (lowest.max(-0.5 * highest), highest.max(1e-6) * 1.05);
         let x = |layer: usize| left + cell * layer as i32 + cell / 2;
         let y = |value: f64| bottom - ((value.clamp(low, high) - low) / (high - low) * f64::from(height)).round() as i32;
         for value in [0.0, highest / 2.0, highest] {
