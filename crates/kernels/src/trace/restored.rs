@@ -208,8 +208,16 @@ mod tests {
     #[test]
     fn spans_join_neighbours() {
         let jobs: Vec<Job> = [0..1, 0..2, 0..3, 1..4, 2..5].into_iter().enumerate().map(|(i, l)| job(i, 0, l, Module::MlpOutput)).collect();
-        assert_eq!(spans(&jobs, 1, 10), [10..40]);
-        assert_eq!(spans(&jobs[..3], 0, 2), [0..6]);
+        let rows = |jobs: &[Job], layer: usize, samples: usize| -> Vec<(usize, usize)> {
+            spans(jobs, layer, samples).into_iter().map(|span| (span.start, span.end)).collect()
+        };
+        assert_eq!(rows(&jobs, 1, 10), [(10, 40)]);
+        assert_eq!(rows(&jobs, 0, 2), [(0, 6)]);
+        assert_eq!(rows(&jobs[1..], 0, 1), [(0, 2)]);
+        assert_eq!(
+            rows(&[job(0, 0, 0..2, Module::MlpOutput), job(1, 0, 1..2, Module::MlpOutput), job(2, 0, 0..1, Module::MlpOutput)], 0, 1),
+            [(0, 1), (2, 3)]
+        );
         assert!(spans(&jobs, 7, 2).is_empty());
     }
 }
