@@ -37,5 +37,5 @@ pub use moments_cache::cached_moments;
 pub use preparation::Preparation;
 pub use solver::Cholesky;
 pub use templates::{TemplateConfig, checked_templates, context_templates};
-pub use trace::{Restoration, Trace, TraceConfig, TracePrompt, embedding_deviation, subject_noise, trace};
+pub use trace::{Restoration, Trace, TraceConfig, TracePrompt, check_traceable, embedding_deviation, subject_noise, trace};
 pub use value::{OptimizedValue, StepLoss, ValueConfig, ValueSite, ValueTargets, optimize_value};

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use easyedit_core::{LanguageModel, Progress, Result};
-use easyedit_kernels::{Restoration, TraceConfig, embedding_deviation, trace};
+use easyedit_core::{Error, LanguageModel, Progress, Result};
+use easyedit_kernels::{Restoration, TraceConfig, check_traceable, embedding_deviation, trace};
 use serde::{Deserialize, Serialize};
 
 use crate::fact::{Fact, prepare};
@@ -124,14 +124,9 @@ pub fn trace_facts(
     progress: &dyn Progress,
 ) -> Result<TraceReport> {
     let spec = model.spec();
+    check_traceable(spec)?;
     options.check(spec.n_layers)?;
     requests.iter().try_for_each(TraceRequest::check)?;
-    if spec.encoder.is_some() {
-        return Err(easyedit_core::Error::Unsupported {
-            method: "causal tracing".to_owned(),
-            message: format!("traces decoder-only models, and {} is an encoder-decoder", spec.name),
-        });
-    }
     let (known, unknown) = prepare(model, requests, options)?;
     let left_out = unknown.iter().map(|fact| leave_out(model, fact)).collect::<Result<Vec<_>>>()?;
     if known.is_empty() {
@@ -139,7 +134,7 @@ pub fn trace_facts(
             Some(LeftOut { prompt, answer, predicted, .. }) => format!(": after {prompt:?} it predicts {predicted:?}, not {answer:?}"),
             None => String::new(),
         };
-        return Err(easyedit_core::Error::Batch(format!("{} knows none of the {} facts to trace{example}", spec.name, requests.len())));
+        return Err(Error::Batch(format!("{} knows none of the {} facts to trace{example}", spec.name, requests.len())));
     }
     let subjects: Vec<u32> = known.iter().flat_map(|fact| fact.prompt.ids[fact.prompt.subject.clone()].iter().copied()).collect();
     let deviation = embedding_deviation(model, &subjects)?;

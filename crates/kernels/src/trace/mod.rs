@@ -19,7 +19,7 @@ mod runs;
 
 use std::ops::Range;
 
-use easyedit_core::{Error, LanguageModel, Module, Progress, Result};
+use easyedit_core::{Error, LanguageModel, ModelSpec, Module, Progress, Result};
 
 pub use noise::{embedding_deviation, subject_noise};
 
@@ -117,14 +117,24 @@ pub fn trace(
     done.map(|()| trace)
 }
 
-fn check(model: &dyn LanguageModel, prompt: &TracePrompt, restorations: &[Restoration], config: &TraceConfig) -> Result<()> {
-    let spec = model.spec();
-    if spec.encoder.is_some() {
-        return Err(Error::Unsupported {
+/// Checks that facts of a model can be traced.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] naming an encoder-decoder.
+pub fn check_traceable(spec: &ModelSpec) -> Result<()> {
+    match spec.encoder {
+        None => Ok(()),
+        Some(_) => Err(Error::Unsupported {
             method: "causal tracing".to_owned(),
             message: format!("traces decoder-only models, and {} is an encoder-decoder", spec.name),
-        });
+        }),
     }
+}
+
+fn check(model: &dyn LanguageModel, prompt: &TracePrompt, restorations: &[Restoration], config: &TraceConfig) -> Result<()> {
+    let spec = model.spec();
+    check_traceable(spec)?;
     let TracePrompt { ids, subject, answer } = prompt;
     if subject.start >= subject.end || subject.end > ids.len() {
         return Err(Error::Batch(format!("the subject's tokens {subject:?} are not among the {} tokens of the prompt", ids.len())));
