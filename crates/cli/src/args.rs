@@ -1,12 +1,14 @@
 //! The command line: one definition of each flag, from which the parser and the help are made.
 
 mod stats;
+mod trace;
 
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use stats::{CollectArguments, ImportArguments, MergeArguments, StatsArguments, StatsCommand};
+pub(crate) use trace::{States, TraceArguments};
 
 /// Edit facts inside language models.
 #[derive(Debug, Parser)]
@@ -73,6 +75,8 @@ pub(crate) enum Command {
     Models,
     /// Compute the second-moment statistics of layers ahead of time
     Stats(Box<StatsArguments>),
+    /// Show in which layers and tokens the model recalls a fact (causal tracing)
+    Trace(Box<TraceArguments>),
     /// Compare a model with what another implementation computed
     Verify(VerifyArguments),
 }

@@ -1,5 +1,6 @@
 //! What people and programs read: text on stdout, or one JSON object.
 
+mod heat;
 mod scores;
 mod table;
 
@@ -8,6 +9,7 @@ use std::io::Write;
 use anyhow::Result;
 use serde::Serialize;
 
+pub(crate) use heat::HeatMap;
 pub(crate) use scores::{Continuation, Role, continuation_table, record_table, score_table};
 pub(crate) use table::{Align, Table};
 

@@ -24,6 +24,7 @@ fn the_help_is_short_and_has_examples() {
       methods   List the editing methods
       models    List the model families and the short names of models
       stats     Compute the second-moment statistics of layers ahead of time
+      trace     Show in which layers and tokens the model recalls a fact (causal tracing)
       verify    Compare a model with what another implementation computed
 
     Options:
@@ -50,7 +51,7 @@ fn the_help_is_short_and_has_examples() {
 #[test]
 fn every_command_explains_itself() {
     let sandbox = Sandbox::new();
-    for command in ["demo", "edit", "generate", "apply", "revert", "inspect", "methods", "models", "stats", "verify"] {
+    for command in ["demo", "edit", "generate", "apply", "revert", "inspect", "methods", "models", "stats", "trace", "verify"] {
         let help = sandbox.run(&[command, "--help"]).success().stdout();
         assert!(help.contains("Usage: easyedit"), "{command}: {help}");
         for line in help.lines() {

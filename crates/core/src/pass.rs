@@ -111,6 +111,18 @@ impl KvCache {
         }
     }
 
+    /// What is kept of the tokens at positions below `tokens`, in layer `layer` alone: all that a pass of this one layer reads.
+    pub fn before(&self, tokens: usize, layer: usize) -> Self {
+        let mut slots: Vec<Vec<Option<usize>>> =
+            self.slots.iter().map(|row| row.iter().map(|slot| slot.filter(|position| *position < tokens)).collect()).collect();
+        let width = slots.iter().filter_map(|row| row.iter().rposition(Option::is_some)).max().map_or(0, |last| last + 1);
+        slots.iter_mut().for_each(|row| row.truncate(width));
+        let narrow = |x: &Tensor<4>| x.clone().narrow(2, 0, width);
+        let kept = self.layers.get(&layer).filter(|_| width > 0);
+        let kept = kept.map(|kv| (layer, KeyValue { keys: narrow(&kv.keys), values: narrow(&kv.values) }));
+        Self { layers: kept.into_iter().collect(), slots, source: self.source.clone() }
+    }
+
     fn slot_count(&self) -> usize {
         self.slots.first().map_or(0, Vec::len)
     }
@@ -377,6 +389,19 @@ mod tests {
 
     fn batch() -> TokenBatch {
         TokenBatch::new(&[vec![1, 2, 3], vec![4]]).unwrap()
+    }
+
+    #[test]
+    fn a_cache_is_cut_by_position() {
+        let device = device();
+        let ones = || Tensor::<4>::ones([2, 1, 3, 2], &device);
+        let mut pass = Pass::new(batch(), &device).keeping();
+        pass.extend(4, ones(), ones());
+        let cache = pass.into_cache().unwrap();
+        let cut = cache.before(2, 4);
+        assert_eq!((cut.len(0), cut.len(1), cut.slot_count()), (2, 1, 2));
+        assert_eq!(cut.layers[&4].keys.dims(), [2, 1, 2, 2]);
+        assert!(cache.before(2, 3).layers.is_empty() && cache.before(0, 4).is_empty());
     }
 
     #[test]

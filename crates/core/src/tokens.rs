@@ -47,21 +47,17 @@ impl SubjectPrompt {
                 request.error(format!("no subject is given for the prompt {:?}; name the entity the fact is about", request.prompt))
             );
         };
-        let (at, length, occurrences) = match request.prompt.rfind(subject) {
-            Some(at) => (at, subject.len(), request.prompt.matches(subject).count()),
-            None => match request.prompt.find("{}") {
-                Some(at) => (at, "{}".len(), 1),
-                None => {
-                    return Err(request.error(format!("the subject {subject:?} does not occur in the prompt {:?}", request.prompt)));
-                }
-            },
+        Self::find(&request.prompt, subject)
+            .ok_or_else(|| request.error(format!("the subject {subject:?} does not occur in the prompt {:?}", request.prompt)))
+    }
+
+    /// Splits a prompt at its subject, or at its single `{}`; of several occurrences the last is taken. `None` if there is neither.
+    pub fn find(prompt: &str, subject: &str) -> Option<Self> {
+        let (at, length, occurrences) = match prompt.rfind(subject) {
+            Some(at) => (at, subject.len(), prompt.matches(subject).count()),
+            None => (prompt.find("{}")?, "{}".len(), 1),
         };
-        Ok(Self {
-            before: request.prompt[..at].to_owned(),
-            subject: subject.to_owned(),
-            after: request.prompt[at + length..].to_owned(),
-            occurrences,
-        })
+        Some(Self { before: prompt[..at].to_owned(), subject: subject.to_owned(), after: prompt[at + length..].to_owned(), occurrences })
     }
 
     /// A prompt made of its parts, for texts that are not requests.
@@ -134,7 +130,7 @@ impl SubjectPrompt {
             FactToken::SubjectFirstAfterLast => (last + 1).min(prompt_tokens - 1),
             FactToken::Last => prompt_tokens - 1,
         };
-        Ok(FactPrompt { ids: encoding.ids, prompt_tokens, fact_index })
+        Ok(FactPrompt { ids: encoding.ids, prompt_tokens, subject: first..last + 1, fact_index })
     }
 }
 
@@ -145,6 +141,8 @@ pub struct FactPrompt {
     pub ids: Vec<u32>,
     /// How many of them are the prompt's.
     pub prompt_tokens: usize,
+    /// Indices of the subject's tokens.
+    pub subject: Range<usize>,
     /// Index of the fact token.
     pub fact_index: usize,
 }

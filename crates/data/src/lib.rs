@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | CounterFact | `requested_rewrite` | the template filled in; neighbourhood prompts as locality `neighborhood` |
 //! | zsRE | `src` and `alt` | `loc` as locality `neighborhood`; `New Question` as portability `one_hop` |
+//! | ROME's facts for causal tracing | `attribute` | the attribute as ground truth and target; `known_id` as the number |
 //! | WikiBio | `text` and `labels` | `concept` as the subject |
 //! | EasyEdit's counterfact, KnowEdit, EasyEdit's request dicts | `prompt` and `target_new` | as they are; of alias lists the first |
 

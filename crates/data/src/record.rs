@@ -25,6 +25,8 @@ pub(crate) fn request(value: &Value, index: usize) -> Result<Option<EditRequest>
         zsre(record)?
     } else if has("text") && has("labels") {
         wikibio(record)?
+    } else if has("attribute") && !has("target_new") {
+        known(record)?
     } else if has("prompt") || has("target_new") {
         flat(record)?
     } else {
@@ -39,7 +41,7 @@ pub(crate) fn request(value: &Value, index: usize) -> Result<Option<EditRequest>
 }
 
 fn case_id(record: &Record, index: usize) -> Result<usize, String> {
-    match record.get("case_id") {
+    match record.get("case_id").or_else(|| record.get("known_id")) {
         None | Some(Value::Null) => Ok(index),
         Some(Value::Number(number)) => {
             number.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| format!("case_id: {number} is not a whole number from 0"))
@@ -64,6 +66,18 @@ fn flat(record: &Record) -> Result<EditRequest, String> {
     add(&mut request.locality, NEIGHBORHOOD, optional(record, "locality_prompt")?, optional(record, "locality_ground_truth")?);
     add(&mut request.portability, ONE_HOP, optional(record, "portability_prompt")?, optional(record, "portability_ground_truth")?);
     Ok(request)
+}
+
+/// A fact of the causal-tracing set: what is true is the answer, before an edit and after.
+fn known(record: &Record) -> Result<EditRequest, String> {
+    let attribute = target(record, "attribute")?;
+    Ok(EditRequest {
+        prompt: required(record, "prompt")?,
+        ground_truth: Some(attribute.clone()),
+        target_new: attribute,
+        subject: optional(record, "subject")?,
+        ..EditRequest::default()
+    })
 }
 
 fn zsre(record: &Record) -> Result<EditRequest, String> {

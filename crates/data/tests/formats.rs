@@ -85,6 +85,16 @@ fn reads_request_dicts_from_json_lines() {
 }
 
 #[test]
+fn reads_the_facts_of_causal_tracing() {
+    let requests = read(
+        r#"[{"known_id": 4, "subject": "Mill Bridge", "attribute": "Fenland", "template": "{} is in", "prediction": " Fenland.",
+             "prompt": "Mill Bridge is in", "relation_id": "P17"}]"#,
+    );
+    let want = EditRequest { ground_truth: Some("Fenland".into()), ..EditRequest::new("Mill Bridge is in", "Mill Bridge", "Fenland") };
+    assert_eq!(requests.unwrap(), [EditRequest { case_id: 4, ..want }]);
+}
+
+#[test]
 fn reads_facts_one_record_and_a_byte_order_mark() {
     let one = r#"{"prompt": "A is", "target_new": "B", "case_id": "12"}"#;
     for text in [format!(r#"{{"model": "m", "facts": [{one}]}}"#), one.to_owned(), format!("\u{feff}[{one}]")] {

@@ -12,6 +12,7 @@ mod requests;
 mod revert;
 mod run;
 mod stats;
+mod trace;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -82,6 +83,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<()> {
         Command::Methods => lists::methods(context),
         Command::Models => lists::models(context),
         Command::Stats(arguments) => stats::run(context, &arguments),
+        Command::Trace(arguments) => trace::run(context, &arguments),
         Command::Verify(arguments) => verify::run(context, &arguments),
     }
 }
