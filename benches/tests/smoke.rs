@@ -16,7 +16,8 @@ fn every_section_is_timed_on_a_tiny_model() {
         let count = |name: &str| measured.counts[name].as_u64().unwrap();
         match section.name {
             "forward" => assert_eq!(count("tokens"), 12 * 17),
-            "value-step" => assert_eq!(count("passes"), 6),
+            // Six more passes in each of the two layers its file edits.
+            "value-step" => assert_eq!(count("passes"), 12),
             "moments-1" => assert_eq!((count("layers"), count("tokens")), (1, 300)),
             "moments-5" => assert!(count("layers") > 1 && count("tokens") == 300),
             "evaluate-100" => assert_eq!(count("records"), 100),
