@@ -1,12 +1,17 @@
 //! Project chores, run as `cargo xtask <chore>`.
 //!
 //! `ci` is the gate every change passes; `test` is its last step on its own; `tiny-world` makes the small models; `tidy` checks what the compiler cannot: that the
-//! crates depend on each other exactly as drawn in `docs/architecture.md`, and that no file grows out of hand.
+//! crates depend on each other exactly as drawn in `docs/architecture.md`, and that no file grows out of hand. `bench` times and compares
+//! (`docs/benchmarks.md`); `device-check` and `gpu-build` are for devices other than the CPU (`docs/devices.md`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod bench;
 mod ci;
+mod device_check;
+mod gpu_build;
 mod process;
+mod programs;
 mod tidy;
 mod tiny_world;
 
@@ -39,6 +44,12 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Time models, edits and statistics; compare runs with each other and with another program
+    Bench(bench::BenchArguments),
+    /// Hold a device against the CPU and golden values
+    DeviceCheck(device_check::DeviceCheckArguments),
+    /// Build the programs for an NVIDIA GPU where LLVM cannot be downloaded
+    GpuBuild(gpu_build::GpuBuildArguments),
     /// Check dependency arrows, names that must not cross them, and file lengths
     Tidy,
 }
@@ -60,6 +71,9 @@ fn run() -> Result<bool> {
         Chore::Ci => ci::ci(&root),
         Chore::Test { arguments } => ci::test(&root, &arguments),
         Chore::TinyWorld { arguments } => tiny_world::run(&root, &arguments),
+        Chore::Bench(arguments) => bench::bench(&root, &arguments),
+        Chore::DeviceCheck(arguments) => device_check::run(&root, &arguments),
+        Chore::GpuBuild(arguments) => gpu_build::run(&root, &arguments),
         Chore::Tidy => {
             let faults = tidy::faults(&root)?;
             for fault in &faults {

@@ -47,6 +47,13 @@ impl Contexts {
         rows.push(essence.into());
         predictions.push(Vec::new());
         let targets = ValueTargets { predictions, keep: Some(templates.len()) };
-        Ok(Self { case_id: request.case_id, rows, targets, templates: templates.len(), fact_token: fact_text, occurrences: prompt.occurrences })
+        Ok(Self {
+            case_id: request.case_id,
+            rows,
+            targets,
+            templates: templates.len(),
+            fact_token: fact_text,
+            occurrences: prompt.occurrences,
+        })
     }
 }

@@ -146,7 +146,8 @@ impl LayerWalk {
             Ok(hidden)
         })?;
         let width = values.len() / wanted.len().max(1);
-        let found = Matrix::new(wanted.len(), width, values).ok_or_else(|| Error::Batch("the contexts' activations differ in width".into()))?;
+        let found =
+            Matrix::new(wanted.len(), width, values).ok_or_else(|| Error::Batch("the contexts' activations differ in width".into()))?;
         Ok(found.select_rows(&places.iter().map(|place| wanted.binary_search(place).unwrap_or(0)).collect::<Vec<usize>>()))
     }
 
@@ -186,7 +187,9 @@ impl LayerWalk {
         let (mut ran, mut caches) = (Ran { hidden: Vec::new(), cache: None }, Vec::new());
         for chunk in &self.chunks {
             let own: Vec<usize> = match places {
-                Some(places) => places.iter().filter(|place| chunk.places.contains(place)).map(|place| place - chunk.places.start).collect(),
+                Some(places) => {
+                    places.iter().filter(|place| chunk.places.contains(place)).map(|place| place - chunk.places.start).collect()
+                }
                 None => (0..chunk.places.len()).collect(),
             };
             if own.is_empty() {

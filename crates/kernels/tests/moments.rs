@@ -8,8 +8,8 @@ use easyedit_core::{
     Capture, Corpora, CorpusText, Error, LanguageModel, Module, Pass, Probe, Result, SELF_CORPUS, Silent, Site, TokenBatch, tensor_values,
 };
 use easyedit_kernels::{
-    EasyEditStats, FoundMoments, MomentConfig, MomentNeeds, MomentQuery, Preparation, SecondMoments, Shard, collect_shard, find_moments,
-    import_npz, merge_shards, read_npz, write_npz,
+    EasyEditStats, FoundMoments, MomentConfig, MomentNeeds, MomentQuery, SecondMoments, Shard, collect_shard, find_moments, import_npz,
+    merge_shards, needed_moments, read_npz, write_npz,
 };
 use easyedit_models::tiny::tiny_model;
 
@@ -336,9 +336,7 @@ fn statistics_of_easyedit_are_found_where_its_settings_say() {
         model_name: "./cache/tiny",
     };
     let context = easyedit_core::EditContext { seed: 0, progress: &Silent, corpora: &NoText, cache: None };
-    let mut preparation = Preparation::default();
-    preparation.collect_moments(model.as_ref(), &[LAYER], &needs, &context).unwrap();
-    assert!(preparation.moments(LAYER).is_ok());
+    assert!(needed_moments(model.as_ref(), &[LAYER], &needs, &context).unwrap().contains_key(&LAYER));
     std::fs::write(&path, "damaged").unwrap();
     assert!(find(&query).unwrap_err().to_string().contains("no corpus"), "a damaged file is passed over");
 }

@@ -185,7 +185,6 @@ fn keys_and_values_are_those_of_a_whole_run() {
     }
 }
 
-
 /// Requests of different lengths, which begin and end differently.
 fn many(model: &dyn LanguageModel) -> Vec<Contexts> {
     let templates = ["{}", "So it is, and it has always been like that. {}", "I know. {}"].map(str::to_owned);

@@ -103,7 +103,9 @@ impl LocateSettings<'_> {
             return Err("v_num_grad_steps is 0; at least 1 is needed".into());
         }
         if let Some((length, count)) = self.templates.iter().find(|(length, count)| *length > 512 || *count > 1000) {
-            return Err(format!("context_template_length_params asks for {count} templates of {length} tokens; at most 1000 of 512 are made"));
+            return Err(format!(
+                "context_template_length_params asks for {count} templates of {length} tokens; at most 1000 of 512 are made"
+            ));
         }
         if self.dtype != "float32" {
             return Err(format!("mom2_dtype is {:?}; statistics are kept as float32", self.dtype));

@@ -79,7 +79,8 @@ fn key(model: &str, contexts: &Contexts, layer: usize, config: &ValueConfig) -> 
 fn write(path: &Path, value: &OptimizedValue) -> Result<()> {
     let fail = |message: String| Error::format(path, message);
     let header = serde_json::to_string(&Header { losses: value.losses.clone() }).map_err(|e| fail(e.to_string()))?;
-    let parts = [Some(("initial", &value.initial)), Some(("delta", &value.delta)), value.attention_delta.as_ref().map(|d| ("attention_delta", d))];
+    let parts =
+        [Some(("initial", &value.initial)), Some(("delta", &value.delta)), value.attention_delta.as_ref().map(|d| ("attention_delta", d))];
     let bytes: Vec<(&str, Vec<u8>)> =
         parts.into_iter().flatten().map(|(name, values)| (name, values.iter().flat_map(|v| v.to_le_bytes()).collect())).collect();
     let views = bytes.iter().map(|(name, bytes)| Ok((*name, TensorView::new(Dtype::F64, vec![bytes.len() / 8], bytes)?)));

@@ -156,7 +156,11 @@ impl<'a> Batch<'a> {
     }
 
     /// One pass: the loss of every search, and a step of those that go on. Gives how many have ended and left.
-    fn pass(&mut self, Shares { groups, shares, row_of }: &mut Shares, found: &mut dyn FnMut(usize, OptimizedValue, FactActivations) -> Result<()>) -> Result<usize> {
+    fn pass(
+        &mut self,
+        Shares { groups, shares, row_of }: &mut Shares,
+        found: &mut dyn FnMut(usize, OptimizedValue, FactActivations) -> Result<()>,
+    ) -> Result<usize> {
         let (searches, config) = (&self.searches, self.config);
         let passes = groups.run(shares, |share| share.forward(searches, config))?;
         let mut losses: Vec<PassLoss> = searches.iter().map(|_| PassLoss { predicted: true, ..PassLoss::default() }).collect();

@@ -159,8 +159,7 @@ impl Share {
         let gradients = (pass.logits.clone() * slope).sum().backward();
         let mut found: PerContext<Vec<f32>> = self.rows.iter().map(|row| (*row, Vec::new())).collect();
         for added in &pass.added {
-            let gradient =
-                added.grad(&gradients).ok_or_else(|| Error::Batch("the fact token has no influence on the targets".into()))?;
+            let gradient = added.grad(&gradients).ok_or_else(|| Error::Batch("the fact token has no influence on the targets".into()))?;
             let [_, width] = gradient.dims();
             let at_facts = tensor_values(&self.model.rows_of(gradient, &self.facts))?;
             for ((_, found), gradient) in found.iter_mut().zip(at_facts.chunks_exact(width)) {

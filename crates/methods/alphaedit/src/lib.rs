@@ -7,8 +7,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-mod hparams;
 mod history;
+mod hparams;
 mod method;
 
 pub use hparams::AlphaEditHparams;

@@ -30,7 +30,10 @@ impl Hparams for PmetHparams {
         self.settings().check()?;
         self.settings().check_fact_token()?;
         if let Some(other) = self.rewrite_module_tmps.iter().find(|module| **module != self.rewrite_module_tmp) {
-            return Err(format!("rewrite_module_tmps names {other}; only {} is changed, the MLP's out-projection", self.rewrite_module_tmp));
+            return Err(format!(
+                "rewrite_module_tmps names {other}; only {} is changed, the MLP's out-projection",
+                self.rewrite_module_tmp
+            ));
         }
         above_zero(&[("mom2_update_weight", self.mom2_update_weight), ("nll_loss_factor", self.nll_loss_factor)])
     }

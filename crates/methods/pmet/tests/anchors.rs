@@ -43,8 +43,7 @@ fn of_two_layers_the_first_writes_more_than_half() {
     let weight = model.spec().mlp_out_weight(0);
     let key = at_fact(model.as_ref(), &requests()[0], 0, Module::MlpKey);
     let delta = easyedit_core::tensor_values(&made.deltas[&weight].delta.to_tensor(&model.device())).unwrap();
-    let answer: Vec<f64> =
-        delta.chunks_exact(key.len()).map(|row| row.iter().zip(&key).map(|(w, k)| f64::from(*w) * k).sum()).collect();
+    let answer: Vec<f64> = delta.chunks_exact(key.len()).map(|row| row.iter().zip(&key).map(|(w, k)| f64::from(*w) * k).sum()).collect();
     let share = norm(&answer) / made.diagnostics[0]["delta_norm"].as_f64().unwrap();
     assert!((share - 0.5f64.sqrt()).abs() < 1e-2, "{share}");
 }
