@@ -101,8 +101,18 @@ impl SecondMoments {
     ///
     /// As [`Cholesky::new`](crate::Cholesky::new).
     pub fn factor(&self, layer: usize) -> Result<crate::Cholesky> {
+        self.factor_scaled(1.0, 0.0, layer)
+    }
+
+    /// Factors `scale` times the matrix, with `ridge` added to its diagonal; `layer` is named in warnings.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cholesky::new`](crate::Cholesky::new).
+    pub fn factor_scaled(&self, scale: f64, ridge: f64, layer: usize) -> Result<crate::Cholesky> {
         // The average of both triangles: EasyEdit's sums of products differ by rounding.
         let entry = |r: usize, c: usize| 0.5 * (f64::from(self.mean[r * self.size + c]) + f64::from(self.mean[c * self.size + r]));
+        let entry = |r: usize, c: usize| scale * entry(r, c) + if r == c { ridge } else { 0.0 };
         crate::Cholesky::new(self.size, entry, &format!("the second moment of layer {layer} (over {} tokens)", self.tokens))
     }
 }
