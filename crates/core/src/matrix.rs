@@ -108,7 +108,7 @@ pub fn tensor_values<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f32>> {
         .cast(DType::F32)
         .try_into_data()
         .map_err(|e| Error::Batch(format!("the device did not give a tensor back: {e:?}")))?;
-    data.try_to_vec::<f32>().map_err(|e| Error::Batch(format!("the device gave back a tensor of another type: {e:?}")))
+    data.try_into_vec::<f32>().map_err(|e| Error::Batch(format!("the device gave back a tensor of another type: {e:?}")))
 }
 
 #[cfg(test)]
