@@ -4,6 +4,8 @@ use std::time::Instant;
 
 /// Ticks a second in `/proc`: the kernel's fixed unit for programs on every Linux architecture in use.
 const TICKS: f64 = 100.0;
+/// Over less than this, in seconds, hundredths of a second do not tell who used the machine.
+const TELLING: f64 = 0.1;
 
 /// A clock that was started.
 #[derive(Debug)]
@@ -20,8 +22,8 @@ pub struct Reading {
     pub seconds: f64,
     /// Processor seconds of this process, all threads together; `None` where the system does not tell.
     pub cpu_seconds: Option<f64>,
-    /// Share of the machine's processor time that other processes used, from 0 to 1; `None` where the system does not tell. The system
-    /// counts in hundredths of a second, so it says little about less than a second.
+    /// Share of the machine's processor time that other processes used, from 0 to 1; `None` where the system does not tell, and of times
+    /// too short for its hundredths of a second.
     pub others: Option<f64>,
 }
 
@@ -39,7 +41,7 @@ impl Clock {
         if let (Some([own_before, all_before]), Some([own, all])) = (self.before, processor_seconds()) {
             let own = own - own_before;
             cpu_seconds = Some(own);
-            others = Some(((all - all_before - own) / (seconds * cores).max(1e-9)).clamp(0.0, 1.0));
+            others = (seconds >= TELLING).then(|| ((all - all_before - own) / (seconds * cores)).clamp(0.0, 1.0));
         }
         Reading { seconds, cpu_seconds, others }
     }
@@ -85,6 +87,7 @@ mod tests {
     #[test]
     fn work_is_counted() {
         let clock = Clock::start();
+        assert_eq!(clock.read().others, None, "nothing is told of no time");
         let mut sum = 0u64;
         while clock.read().seconds < 0.2 {
             sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(7));

@@ -61,6 +61,9 @@ pub(super) fn run(ours: &Ours<'_>, other: &str, pairs: &[String], rounds: usize)
         for (name, sample) in theirs {
             let Some(own) = counterpart(&name, &pairs).and_then(|own| run.section(&own)) else { continue };
             let Some(own) = one_sample(own) else { continue };
+            // What is measured is shown at once: a round may take minutes, and the next may be broken off.
+            let [of_others, of_ours] = [sample, own].map(|s| format!("{} (others {})", seconds(s.seconds), share(s.others)));
+            eprintln!("{name}: theirs {of_others}, ours {of_ours}, ratio {:.2}", sample.seconds / own.seconds);
             let pair = measured.entry(name).or_default();
             pair.theirs.push(sample);
             pair.ours.push(own);
