@@ -37,7 +37,7 @@ pub use adam::{Adam, AdamConfig};
 pub use contexts::Contexts;
 pub use fact_states::{FactActivations, FactRow};
 pub use layer_walk::LayerWalk;
-pub use locate::{LocateSettings, MassEdit, ResidualShare, above_zero, cached_values, hparams_defaults, zero_or_more};
+pub use locate::{LocateSettings, MassEdit, ResidualShare, SolveKeys, above_zero, cached_values, hparams_defaults, zero_or_more};
 pub use mean_rows::{half_bare_row, mean_row};
 pub use model_fingerprint::{fingerprint_up_to, fingerprints_up_to, sampled_fingerprint};
 pub use moments::{

@@ -26,6 +26,10 @@ impl ResidualShare {
     }
 }
 
+/// Gets the model as it is before a layer is edited, the layer, and its keys, one of width `d_mlp` per request; gives as many vectors of that
+/// width.
+pub type SolveKeys<'a> = dyn FnMut(&dyn LanguageModel, usize, &[Vec<f64>]) -> Result<Vec<Vec<f64>>> + 'a;
+
 /// Many facts written at once into the MLPs of one or several layers: the values wanted behind the last of them are optimised first; then
 /// each layer in turn writes its share of what is still missing.
 pub struct MassEdit<'a> {
@@ -42,8 +46,7 @@ pub struct MassEdit<'a> {
 impl MassEdit<'_> {
     /// The changes that make `requests` true in `model`, and what there is to tell about each request.
     ///
-    /// `solve` gets a layer and its keys, one of width `d_mlp` per request, and gives as many vectors x of that width: the weight changes by
-    /// Σ r xᵀ, with r a request's share of the residual.
+    /// The weight of a layer changes by Σ r xᵀ, with x what `solve` gives for a request's key, and r the request's share of the residual.
     ///
     /// # Errors
     ///
@@ -57,7 +60,7 @@ impl MassEdit<'_> {
         model: &dyn LanguageModel,
         requests: &[EditRequest],
         context: &EditContext<'_>,
-        solve: &mut dyn FnMut(&dyn LanguageModel, usize, &[Vec<f64>]) -> Result<Vec<Vec<f64>>>,
+        solve: &mut SolveKeys<'_>,
     ) -> Result<(BTreeMap<ParamName, TensorDelta>, Value)> {
         let layers = self.settings.layers;
         let Some(last) = layers.last().copied() else { return Err(Error::hparams("layers is empty; name at least one layer to edit")) };

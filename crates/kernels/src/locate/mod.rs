@@ -5,5 +5,5 @@ mod mass_edit;
 mod value_cache;
 
 pub use hparams::{LocateSettings, above_zero, hparams_defaults, zero_or_more};
-pub use mass_edit::{MassEdit, ResidualShare};
+pub use mass_edit::{MassEdit, ResidualShare, SolveKeys};
 pub use value_cache::cached_values;

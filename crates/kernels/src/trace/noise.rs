@@ -97,12 +97,13 @@ mod tests {
     #[test]
     fn the_table_of_embeddings_is_found_in_every_family() {
         let mut checked = 0;
-        for family in easyedit_models::families() {
-            let Ok(model) = easyedit_models::tiny::tiny_model(family.model_types[0], 3) else { continue };
+        for family in easyedit_models::families().iter().flat_map(|family| family.model_types) {
+            // Not every type has a tiny model (text encoders have none).
+            let Ok(model) = easyedit_models::tiny::tiny_model(family, 3) else { continue };
             if model.spec().encoder.is_some() {
                 continue;
             }
-            let table = embedding_table(&*model).unwrap_or_else(|| panic!("{}: no table", family.name));
+            let table = embedding_table(&*model).unwrap_or_else(|| panic!("{family}: no table"));
             let table = model.weight(&table).unwrap();
             let device = model.device();
             let at = |id: u32| model.embed(&Pass::new(TokenBatch::new(&[[id]]).unwrap(), &device)).unwrap();
@@ -110,9 +111,9 @@ mod tests {
             let by_embedding = tensor_values(&(at(5) - at(9))).unwrap();
             let by_table = tensor_values(&(table.clone().narrow(0, 5, 1) - table.narrow(0, 9, 1))).unwrap();
             let worst = by_embedding.iter().zip(&by_table).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst < 1e-6, "{}: {worst}", family.name);
+            assert!(worst < 1e-6, "{family}: {worst}");
             checked += 1;
         }
-        assert!(checked >= 8, "only {checked} families were checked");
+        assert!(checked >= 9, "only {checked} families were checked");
     }
 }

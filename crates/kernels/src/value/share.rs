@@ -38,6 +38,9 @@ pub(crate) struct Share {
 /// Something per context of a group, with the context's number among all.
 pub(crate) type PerContext<T> = Vec<(usize, T)>;
 
+/// A part of the loss, and its derivative by the logits it was read from, some rows per tensor.
+type WithSlopes<T> = (Vec<T>, Vec<Tensor<2>>);
+
 /// A pass of a group, kept for the way back.
 pub(crate) struct Forward {
     /// Per context, its part of the mean negative log-likelihood, and whether the target is predicted.
@@ -133,9 +136,9 @@ impl Share {
         };
         let logits = self.model.logits(end, &self.positions)?;
         let log_probs = activation::log_softmax(logits.clone().inner(), 1);
-        let (nll, slope) = self.likelihood(&log_probs)?;
-        let (kl, kept_slope) = self.divergence(&log_probs, config.kl_factor)?;
-        let slopes: Vec<Tensor<2>> = slope.into_iter().chain(kept_slope).collect();
+        let (nll, mut slopes) = self.likelihood(&log_probs)?;
+        let (kl, kept_slopes) = self.divergence(&log_probs, config.kl_factor)?;
+        slopes.extend(kept_slopes);
         if slopes.is_empty() {
             return Err(Error::Batch("a group of contexts predicts nothing".into()));
         }
@@ -188,10 +191,10 @@ impl Share {
     }
 
     /// Negative log-likelihood per context, and its derivative by the predicting positions' logits.
-    fn likelihood(&self, log_probs: &Tensor<2>) -> Result<(PerContext<(f64, bool)>, Option<Tensor<2>>)> {
+    fn likelihood(&self, log_probs: &Tensor<2>) -> Result<WithSlopes<(usize, (f64, bool))>> {
         let count = self.predictions.len();
         if count == 0 {
-            return Ok((Vec::new(), None));
+            return Ok((Vec::new(), Vec::new()));
         }
         let device = log_probs.device();
         let ids: Vec<i64> = self.predictions.iter().map(|(_, id, _)| i64::from(*id)).collect();
@@ -213,11 +216,11 @@ impl Share {
             }
         }
         let slope = (predicted.exp() * weights.clone()).scatter(1, ids, -weights, IndexingUpdateOp::Add);
-        Ok((nll, Some(slope)))
+        Ok((nll, vec![slope]))
     }
 
     /// Divergence of each kept distribution from what it was in the first step, and the weighted derivative by its logits.
-    fn divergence(&mut self, log_probs: &Tensor<2>, kl_factor: f64) -> Result<(Vec<(usize, f64)>, Vec<Tensor<2>>)> {
+    fn divergence(&mut self, log_probs: &Tensor<2>, kl_factor: f64) -> Result<WithSlopes<(usize, f64)>> {
         let (mut found, mut slopes) = (Vec::new(), Vec::new());
         for (index, (search, kept)) in self.keeping.iter().zip(&mut self.kept).enumerate() {
             let now = log_probs.clone().narrow(0, self.predictions.len() + index, 1);
