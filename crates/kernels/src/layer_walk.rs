@@ -104,20 +104,8 @@ impl LayerWalk {
     pub fn keys(&mut self, model: &dyn LanguageModel, layer: usize) -> Result<Matrix> {
         model.spec().check_layer(layer)?;
         self.advance(model, layer)?;
-        let site = Site::new(layer, Module::MlpKey);
-        let mut found = Vec::new();
-        self.run(model, layer..layer + 1, None, false, &mut |batch, run| {
-            let mut capture = Capture::new([site]);
-            let hidden = run(&mut capture)?;
-            let keys = capture.take(site).ok_or_else(|| Error::Batch(format!("the model does not show its activations at {site}")))?;
-            found.push(Matrix::from_tensor(&model.rows_of(keys, &batch.last_indices()))?);
-            Ok(hidden)
-        })?;
-        let values: Vec<f32> = found.iter().flat_map(|matrix| matrix.values().iter().copied()).collect();
-        let width = found.first().map_or(0, |matrix| matrix.shape()[1]);
-        let unique = Matrix::new(values.len() / width.max(1), width, values);
-        let unique = unique.ok_or_else(|| Error::Batch("the contexts' keys differ in width".into()))?;
-        Ok(unique.select_rows(&self.place))
+        let all: Vec<usize> = (0..self.place.len()).collect();
+        self.activations(model, &all, layer, Module::MlpKey)
     }
 
     /// The activations `module` of layer `layer` at the fact tokens of the contexts `rows`, `[rows, width]`, with the weights that `model` has now from
