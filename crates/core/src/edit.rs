@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{EditMethod, EditRequest, Error, Fingerprint, LanguageModel, Matrix, ParamName, Result};
+use crate::{EditMethod, EditRequest, Error, Fingerprint, LanguageModel, Matrix, Overlay, ParamName, Result};
 
 /// The change of one weight, in the checkpoint's orientation.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,6 +140,8 @@ pub struct Edit {
     pub diagnostics: Value,
     /// The changes, by parameter.
     pub deltas: BTreeMap<ParamName, TensorDelta>,
+    /// What is laid over the model besides; [`Registry::apply`](crate::Registry::apply) does it.
+    pub overlay: Option<Overlay>,
 }
 
 /// Undoes an applied [`Edit`]: holds the weights that were there before.
@@ -180,10 +182,20 @@ impl Edit {
     ) -> Self {
         let (name, family) = (model.spec().name.clone(), model.spec().family.clone());
         let requests = requests.to_vec();
-        Self { method: method.name().to_owned(), model: name, family, hparams: method.hparams(), seed, requests, diagnostics, deltas }
+        Self {
+            method: method.name().to_owned(),
+            model: name,
+            family,
+            hparams: method.hparams(),
+            seed,
+            requests,
+            diagnostics,
+            deltas,
+            overlay: None,
+        }
     }
 
-    /// Adds the changes to the model's weights.
+    /// Adds the changes to the model's weights; an [overlay](Self::overlay) is left to [`Registry::apply`](crate::Registry::apply).
     ///
     /// # Errors
     ///
@@ -283,6 +295,16 @@ pub(crate) struct EditHeader {
     pub(crate) requests: Vec<EditRequest>,
     pub(crate) diagnostics: Value,
     pub(crate) tensors: BTreeMap<ParamName, TensorHeader>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) overlay: Option<OverlayHeader>,
+}
+
+/// What the metadata of an edit file says of the overlay.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct OverlayHeader {
+    pub(crate) data: Value,
+    /// Names of its tensors.
+    pub(crate) tensors: Vec<String>,
 }
 
 /// What the metadata of an edit file says of one weight.

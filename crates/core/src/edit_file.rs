@@ -5,14 +5,16 @@ use std::path::Path;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use crate::edit::{DeltaKind, EditHeader, TensorHeader};
-use crate::{Edit, Error, Matrix, ParamName, Result, TensorDelta, WeightDelta, write_atomically};
+use crate::edit::{DeltaKind, EditHeader, OverlayHeader, TensorHeader};
+use crate::{Edit, Error, Matrix, Overlay, ParamName, Result, TensorDelta, WeightDelta, write_atomically};
 
 /// How the names of edit files end.
 pub const EDIT_FILE_SUFFIX: &str = ".edit.safetensors";
 
 /// Newest layout of edit files this crate reads and writes.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
+/// The layout without overlays, which is written where there is none, so that older programs read it.
+const FORMAT_WITHOUT_OVERLAYS: u32 = 1;
 /// Key of the JSON header in the file's metadata.
 const HEADER_KEY: &str = "easyedit";
 /// No edit file is larger; a claim beyond it is not believed.
@@ -26,7 +28,7 @@ impl Edit {
     /// [`Error::Io`] or [`Error::Format`] naming the file; nothing is left behind then.
     pub fn save(&self, path: &Path) -> Result<()> {
         let header = EditHeader {
-            format_version: FORMAT_VERSION,
+            format_version: if self.overlay.is_some() { FORMAT_VERSION } else { FORMAT_WITHOUT_OVERLAYS },
             easyedit_version: env!("CARGO_PKG_VERSION").to_owned(),
             method: self.method.clone(),
             model: self.model.clone(),
@@ -36,6 +38,10 @@ impl Edit {
             requests: self.requests.clone(),
             diagnostics: self.diagnostics.clone(),
             tensors: self.deltas.iter().map(|(name, delta)| (name.clone(), tensor_header(delta))).collect(),
+            overlay: self
+                .overlay
+                .as_ref()
+                .map(|overlay| OverlayHeader { data: overlay.data.clone(), tensors: overlay.tensors.keys().cloned().collect() }),
         };
         let header = serde_json::to_string(&header).map_err(|e| Error::format(path, format!("the edit cannot be written as JSON: {e}")))?;
         let mut parts: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
@@ -53,6 +59,9 @@ impl Edit {
                     parts.push((format!("{name}.values"), Dtype::F32, vec![values.len()], bytes));
                 }
             }
+        }
+        for (name, matrix) in self.overlay.iter().flat_map(|overlay| &overlay.tensors) {
+            parts.push(matrix_part(overlay_part(name), matrix));
         }
         let mut views = Vec::with_capacity(parts.len());
         for (name, dtype, shape, bytes) in &parts {
@@ -104,6 +113,7 @@ impl Edit {
             }
             deltas.insert(name, TensorDelta { delta, base: tensor.base });
         }
+        let overlay = header.overlay.map(|overlay| read_overlay(&tensors, overlay)).transpose()?;
         Ok(Self {
             method: header.method,
             model: header.model,
@@ -113,6 +123,7 @@ impl Edit {
             requests: header.requests,
             diagnostics: header.diagnostics,
             deltas,
+            overlay,
         })
     }
 }
@@ -126,19 +137,31 @@ fn tensor_header(change: &TensorDelta) -> TensorHeader {
     TensorHeader { kind, shape: change.delta.shape(), base: change.base.clone() }
 }
 
+/// Name of an overlay's tensor in the file.
+fn overlay_part(name: &str) -> String {
+    format!("overlay.{name}")
+}
+
+fn read_overlay(tensors: &SafeTensors<'_>, header: OverlayHeader) -> Result<Overlay, String> {
+    let read = |name: String| Ok::<_, String>((name.clone(), read_matrix(tensors, &overlay_part(&name))?));
+    Ok(Overlay { data: header.data, tensors: header.tensors.into_iter().map(read).collect::<Result<_, _>>()? })
+}
+
+fn read_matrix(tensors: &SafeTensors<'_>, name: &str) -> Result<Matrix, String> {
+    let (shape, values) = read_f32(tensors, name)?;
+    match shape[..] {
+        [rows, cols] => Matrix::new(rows, cols, values).ok_or_else(|| format!("tensor {name} is misshapen")),
+        _ => Err(format!("tensor {name} has {} dimensions instead of 2", shape.len())),
+    }
+}
+
 fn matrix_part(name: String, matrix: &Matrix) -> (String, Dtype, Vec<usize>, Vec<u8>) {
     let bytes = matrix.values().iter().flat_map(|v| v.to_le_bytes()).collect();
     (name, Dtype::F32, matrix.shape().to_vec(), bytes)
 }
 
 fn read_delta(tensors: &SafeTensors<'_>, name: &ParamName, header: &TensorHeader) -> Result<WeightDelta, String> {
-    let matrix = |part: &str| -> Result<Matrix, String> {
-        let (shape, values) = read_f32(tensors, &format!("{name}.{part}"))?;
-        match shape[..] {
-            [rows, cols] => Matrix::new(rows, cols, values).ok_or_else(|| format!("tensor {name}.{part} is misshapen")),
-            _ => Err(format!("tensor {name}.{part} has {} dimensions instead of 2", shape.len())),
-        }
-    };
+    let matrix = |part: &str| read_matrix(tensors, &format!("{name}.{part}"));
     match header.kind {
         DeltaKind::LowRank => {
             let (left, right) = (matrix("left")?, matrix("right")?);
@@ -193,6 +216,7 @@ mod tests {
                 .into_iter()
                 .map(|(name, delta)| (ParamName::from(name), TensorDelta { base: fingerprint_values(delta.shape(), &[]), delta }))
                 .collect(),
+            overlay: None,
         }
     }
 

@@ -76,6 +76,19 @@ impl HparamsDocument {
         }
     }
 
+    /// The document of hyperparameters as edits record them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Hparams`] if it is no flat map.
+    pub fn from_json(values: &Json, origin: &str) -> Result<Self> {
+        let fail = |message: String| Error::Hparams { origin: Some(origin.to_owned()), message };
+        match serde_yaml::to_value(values).map_err(|e| fail(e.to_string()))? {
+            Value::Mapping(values) => Ok(Self { origin: origin.to_owned(), values }),
+            _ => Err(fail("is not a map of keys and values".into())),
+        }
+    }
+
     /// Where the values come from.
     pub fn origin(&self) -> &str {
         &self.origin

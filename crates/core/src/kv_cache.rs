@@ -30,6 +30,8 @@ pub struct KvCache {
     /// Per row and slot: the position of the token kept there, or `None` where a shorter row has a gap.
     pub(crate) slots: Vec<Vec<Option<usize>>>,
     pub(crate) source: Option<Source>,
+    /// Number of tokens of each row's prompt, kept or not.
+    pub(crate) prompt_tokens: Vec<usize>,
 }
 
 impl KvCache {
@@ -61,6 +63,7 @@ impl KvCache {
             layers: self.layers.iter().map(|(layer, kv)| (*layer, kv.select_rows(&index))).collect(),
             slots,
             source: self.source.as_ref().map(|source| source.select_rows(rows, &index)).transpose()?,
+            prompt_tokens: rows.iter().map(|row| self.prompt_tokens(*row)).collect(),
         })
     }
 
@@ -77,8 +80,9 @@ impl KvCache {
         let width = caches.iter().map(|cache| cache.slot_count()).max().unwrap_or(0);
         let slots = caches.iter().flat_map(|cache| &cache.slots);
         let slots = slots.map(|row| row.iter().copied().chain(std::iter::repeat(None)).take(width).collect()).collect();
+        let prompt_tokens = caches.iter().flat_map(|cache| (0..cache.rows()).map(|row| cache.prompt_tokens(row))).collect();
         let Some(model) = caches.iter().find(|cache| !cache.layers.is_empty()) else {
-            return Ok(Self { slots, ..Self::default() });
+            return Ok(Self { slots, prompt_tokens, ..Self::default() });
         };
         if caches.iter().any(|cache| cache.slot_count() > 0 && !cache.layers.keys().eq(model.layers.keys())) {
             return Err(Error::Batch("caches of different layers cannot be joined".into()));
@@ -98,7 +102,7 @@ impl KvCache {
         let layers = model.layers.iter().map(|(layer, like)| {
             (*layer, KeyValue { keys: joined(layer, like, |kv| &kv.keys), values: joined(layer, like, |kv| &kv.values) })
         });
-        Ok(Self { layers: layers.collect(), slots, source: None })
+        Ok(Self { layers: layers.collect(), slots, source: None, prompt_tokens })
     }
 
     /// Forgets what is kept for row `row`: the row starts again at position 0.
@@ -117,7 +121,12 @@ impl KvCache {
         let narrow = |x: &Tensor<4>| x.clone().narrow(2, 0, width);
         let kept = self.layers.get(&layer).filter(|_| width > 0);
         let kept = kept.map(|kv| (layer, KeyValue { keys: narrow(&kv.keys), values: narrow(&kv.values) }));
-        Self { layers: kept.into_iter().collect(), slots, source: self.source.clone() }
+        Self { layers: kept.into_iter().collect(), slots, source: self.source.clone(), prompt_tokens: self.prompt_tokens.clone() }
+    }
+
+    /// Number of tokens of the prompt of row `row`; those that are kept, if nobody has told it.
+    pub(crate) fn prompt_tokens(&self, row: usize) -> usize {
+        self.prompt_tokens.get(row).copied().unwrap_or_else(|| self.len(row))
     }
 
     pub(crate) fn slot_count(&self) -> usize {

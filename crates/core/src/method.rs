@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::{Edit, EditRequest, Hparams, LanguageModel, ModelSpec, Progress, Result};
+use crate::{Edit, EditRequest, Error, Hparams, LanguageModel, ModelSpec, Progress, Result};
 
 /// Name of the corpus that the model writes itself.
 pub const SELF_CORPUS: &str = "self";
@@ -83,6 +83,20 @@ pub trait EditMethod {
     ///
     /// If a request cannot be edited, naming it; or the numbers stop being finite.
     fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit>;
+
+    /// Whether its edits are changes of weights, which a checkpoint can hold; the others are [overlays](crate::Overlay).
+    fn changes_weights(&self) -> bool {
+        true
+    }
+
+    /// The model under the [overlay](Edit::overlay) of `edit`, which a method of this name has made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] unless the method lays anything over models, otherwise if the overlay does not fit the model.
+    fn lay_over(&self, _edit: &Edit, _model: Box<dyn LanguageModel>) -> Result<Box<dyn LanguageModel>> {
+        Err(Error::Unsupported { method: self.name().to_owned(), message: "changes weights and has nothing to lay over a model".into() })
+    }
 }
 
 /// How a method type enters a [`Registry`](crate::Registry).

@@ -1,10 +1,11 @@
+use std::borrow::Cow;
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::token_batch::index_tensor;
-use crate::{Encoder, EncoderSpec, Error, ParamName, Pass, Probe, Result, TokenBatch, Tokenizer};
+use crate::{Encoder, EncoderSpec, Error, Overlaid, ParamName, Pass, Probe, Result, TokenBatch, Tokenizer};
 
 /// How the checkpoint stores a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +177,17 @@ pub trait LanguageModel: Send {
 
     /// The encoder of an encoder-decoder, `None` for a decoder-only model; so is [`ModelSpec::encoder`].
     fn encoder(&self) -> Option<&dyn Encoder> {
+        None
+    }
+
+    /// What the model reads in place of `prompt`: the prompt itself, unless an overlay puts it into a context.
+    /// [`encode_prompt`](crate::tokens::encode_prompt) and [`encode_with_target`](crate::tokens::encode_with_target) ask for it.
+    fn prompt_text<'a>(&self, prompt: &'a str) -> Cow<'a, str> {
+        Cow::Borrowed(prompt)
+    }
+
+    /// What lies over the model, if anything does: the uppermost [overlay](crate::Overlay).
+    fn overlaid(&self) -> Option<Overlaid<'_>> {
         None
     }
 

@@ -40,6 +40,8 @@ pub struct Pass {
     batch: TokenBatch,
     device: Device,
     positions: Vec<usize>,
+    /// Number of tokens of each row's prompt, counted from the row's beginning.
+    prompt_tokens: Vec<usize>,
     past: KvCache,
     slots: Vec<Vec<Option<usize>>>,
     width: usize,
@@ -81,7 +83,8 @@ impl Pass {
     /// [`Error::Batch`] if there are no rows, or one is out of range.
     pub fn select_rows(&self, rows: &[usize]) -> Result<Self> {
         let batch = self.batch.select_rows(rows)?;
-        Ok(Self::build(batch, self.past.select_rows(rows, &self.device)?, &self.device))
+        let prompts = rows.iter().filter_map(|row| self.prompt_tokens.get(*row).copied()).collect();
+        Self::build(batch, self.past.select_rows(rows, &self.device)?, &self.device).with_prompts(prompts)
     }
 
     /// A pass of the rows of all `passes`, one pass after the other, each after what was cached for it.
@@ -97,7 +100,8 @@ impl Pass {
             return Err(Error::Batch("there is no pass to join".into()));
         };
         let past: Vec<&KvCache> = passes.iter().map(|pass| &pass.past).collect();
-        Ok(Self::build(batch, KvCache::join(&past, device)?, device))
+        let prompts = passes.iter().flat_map(|pass| pass.prompt_tokens.iter().copied()).collect();
+        Self::build(batch, KvCache::join(&past, device)?, device).with_prompts(prompts)
     }
 
     fn build(batch: TokenBatch, past: KvCache, device: &Device) -> Self {
@@ -110,8 +114,34 @@ impl Pass {
             positions.extend(start..start + real);
             row_slots.extend((0..width).map(|token| (token < real).then_some(start + token)));
         }
+        let prompt_tokens = (0..batch.rows())
+            .map(|row| match past.len(row) {
+                0 => batch.len(row),
+                _ => past.prompt_tokens(row),
+            })
+            .collect();
         let rectangle = Rectangle::of(&batch, device);
-        Self { batch, device: device.clone(), positions, past, slots, width, rectangle, masks: Vec::new(), kept: None }
+        Self { batch, device: device.clone(), positions, prompt_tokens, past, slots, width, rectangle, masks: Vec::new(), kept: None }
+    }
+
+    /// Says how many tokens of each row, counted from its beginning, are its prompt: those behind it are a target that the model is made
+    /// to read. Without it, all tokens are the prompt's; what continues a cache keeps the prompts of the cache.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] if the number of rows differs.
+    pub fn with_prompts(mut self, tokens: Vec<usize>) -> Result<Self> {
+        if tokens.len() != self.batch.rows() {
+            return Err(Error::Batch(format!("{} prompts are not those of a batch of {} rows", tokens.len(), self.batch.rows())));
+        }
+        self.prompt_tokens = tokens;
+        Ok(self)
+    }
+
+    /// Index, in row `row` of the batch, of the last token of its prompt; `None` if this pass does not run that token.
+    pub fn prompt_end(&self, row: usize) -> Option<usize> {
+        let end = self.prompt_tokens.get(row)?.checked_sub(1 + self.past.len(row))?;
+        (end < self.batch.len(row)).then_some(end)
     }
 
     /// Lets the rows read what an encoder made of their sources: row `r` reads row `r` of `output`.
@@ -168,9 +198,12 @@ impl Pass {
     /// [`Error::Batch`] unless the pass was [keeping](Pass::keeping).
     pub fn into_cache(self) -> Result<KvCache> {
         match self.kept {
-            Some(Kept { own, source }) => {
-                Ok(KvCache { layers: own, slots: self.slots, source: self.past.source.map(|read| read.with_known(source)) })
-            }
+            Some(Kept { own, source }) => Ok(KvCache {
+                layers: own,
+                slots: self.slots,
+                source: self.past.source.map(|read| read.with_known(source)),
+                prompt_tokens: self.prompt_tokens,
+            }),
             None => Err(Error::Batch("the pass did not keep its keys and values".into())),
         }
     }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use crate::{EditMethod, Error, Hparams, HparamsDocument, Method, ModelSpec, Result, nearest_name};
+use crate::{Edit, EditMethod, Error, Hparams, HparamsDocument, LanguageModel, Method, ModelSpec, Result, apply_all, nearest_name};
 
 /// A registered method.
 #[derive(Clone, Copy)]
@@ -74,6 +74,22 @@ impl Registry {
             suggestion: nearest_name(name, self.names()).map(str::to_owned),
             known: self.names().collect::<Vec<_>>().join(", "),
         })
+    }
+
+    /// The model with `edits`: their changes of weights, as [`apply_all`] makes them, and then what they lay over it, one over the other.
+    ///
+    /// # Errors
+    ///
+    /// As [`apply_all`]; [`Error::UnknownMethod`] if an overlay is of a method that is not registered, otherwise as
+    /// [`EditMethod::lay_over`].
+    pub fn apply(&self, edits: &[Edit], mut model: Box<dyn LanguageModel>) -> Result<Box<dyn LanguageModel>> {
+        // The model is the caller's no more: nobody needs its weights back.
+        let _applied = apply_all(edits, &mut *model)?;
+        for edit in edits.iter().filter(|edit| edit.overlay.is_some()) {
+            let document = HparamsDocument::from_json(&edit.hparams, &format!("the edit of {}", edit.method))?;
+            model = self.get(&edit.method)?.build(&document)?.lay_over(edit, model)?;
+        }
+        Ok(model)
     }
 
     /// All methods, by name.

@@ -204,15 +204,17 @@ pub fn join_target(prompt: &str, target: &str) -> String {
     }
 }
 
-/// Ids of a prompt as [`generate`](crate::generate) takes them: the start of a sequence, or, for an encoder, a whole one.
+/// Ids of a prompt as [`generate`](crate::generate) takes them: the start of a sequence, or, for an encoder, a whole one. It is encoded as
+/// the model [reads](LanguageModel::prompt_text) it.
 ///
 /// # Errors
 ///
 /// [`Error::Tokenizer`](crate::Error::Tokenizer) if the tokenizer refuses the text.
 pub fn encode_prompt(model: &dyn LanguageModel, prompt: &str) -> Result<Vec<u32>> {
+    let prompt = model.prompt_text(prompt);
     match model.spec().encoder {
-        Some(_) => model.tokenizer().encode_whole(prompt),
-        None => Ok(model.tokenizer().encode(prompt)?.ids),
+        Some(_) => model.tokenizer().encode_whole(&prompt),
+        None => Ok(model.tokenizer().encode(&prompt)?.ids),
     }
 }
 
@@ -225,7 +227,7 @@ pub fn opening(spec: &ModelSpec, prompt: Vec<u32>) -> (Vec<u32>, Vec<u32>) {
     }
 }
 
-/// Encodes `prompt` with `target` as its continuation, in the form the model reads.
+/// Encodes `prompt`, as the model [reads](LanguageModel::prompt_text) it, with `target` as its continuation.
 ///
 /// For a decoder-only model the target's tokens are those of the joint text behind the longest prefix it shares with the prompt alone, so
 /// no BOS and no lone space becomes part of the target. For an encoder-decoder they are those of the target alone, without special tokens.
@@ -236,6 +238,7 @@ pub fn opening(spec: &ModelSpec, prompt: Vec<u32>) -> (Vec<u32>, Vec<u32>) {
 pub fn encode_with_target(model: &dyn LanguageModel, prompt: &str, target: &str) -> Result<TargetTokens> {
     let tokenizer = model.tokenizer();
     if model.spec().encoder.is_none() {
+        let prompt = &*model.prompt_text(prompt);
         let joint = tokenizer.encode(&join_target(prompt, target))?;
         return target_of(tokenizer, prompt, target, joint);
     }

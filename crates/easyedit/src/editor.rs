@@ -1,8 +1,9 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
 
-use easyedit_core::{Applied, Corpora, Edit, EditContext, EditMethod, EditRequest, Error, LanguageModel, Progress, Result, nearest_name};
+use easyedit_core::{Corpora, Edit, EditContext, EditMethod, EditRequest, Error, LanguageModel, Progress, Result, nearest_name};
 use easyedit_eval::{Answers, Evaluation, FreeDecoding, Metrics, PeakMemory, Record, RunInfo, Seconds, Summary};
 use serde::{Deserialize, Serialize};
 
@@ -133,6 +134,7 @@ impl Editor {
             context,
             seconds: Seconds::default(),
             edits: Vec::new(),
+            laid_over: BTreeMap::new(),
             records: Vec::with_capacity(requests.len()),
         };
         run.before = run.ask_all()?;
@@ -147,7 +149,7 @@ impl Editor {
         };
         progress.end();
         done?;
-        let Run { mut seconds, edits, records, .. } = run;
+        let Run { mut seconds, edits, laid_over, records, .. } = run;
         seconds.total = started.elapsed().as_secs_f64();
         let spec = self.model.spec();
         let info = RunInfo {
@@ -159,7 +161,7 @@ impl Editor {
             hparams: self.method.hparams(),
         };
         let summary = Summary::of(info, &records, seconds);
-        Ok(EditSession::new(self.model.boxed_clone(), self.options.mode, edits, records, summary))
+        Ok(EditSession::new(self.model.boxed_clone(), self.options.mode, edits, laid_over, records, summary))
     }
 }
 
@@ -174,6 +176,8 @@ struct Run<'a> {
     context: EditContext<'a>,
     seconds: Seconds,
     edits: Vec<Edit>,
+    /// The model as edit `index` left it, of the edits that lay something over it.
+    laid_over: BTreeMap<usize, Box<dyn LanguageModel>>,
     records: Vec<Record>,
 }
 
@@ -183,10 +187,10 @@ impl Run<'_> {
         for (index, request) in requests.iter().enumerate() {
             let mut record = self.blank(index, request);
             match self.edit(method, std::slice::from_ref(request), &mut record) {
-                Ok(applied) => {
+                Ok(before) => {
                     let asked = self.ask_some(&[index]);
                     if restore || asked.is_err() {
-                        applied.revert(&mut *self.work)?;
+                        self.work = before;
                     }
                     match asked {
                         Ok(after) => {
@@ -197,6 +201,7 @@ impl Run<'_> {
                         // An edit under which the model cannot be asked any more (its logits overflow) is none.
                         Err(error) => {
                             self.edits.pop();
+                            self.laid_over.remove(&self.edits.len());
                             self.failed(&mut record, request, error)?;
                         }
                     }
@@ -214,8 +219,7 @@ impl Run<'_> {
         let requests = self.requests;
         let Some(first) = requests.first() else { return Ok(()) };
         let mut shared = self.blank(0, first);
-        // The working model is this run's own: it keeps the edit.
-        let _applied = self.edit(method, requests, &mut shared)?;
+        self.edit(method, requests, &mut shared)?;
         let after = self.ask_all()?;
         for (index, request) in requests.iter().enumerate() {
             let mut record = Record { time: shared.time, peak_memory_mb: shared.peak_memory_mb, ..self.blank(index, request) };
@@ -243,8 +247,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Computes an edit and applies it to the working model; time and memory go into `record`.
-    fn edit(&mut self, method: &mut dyn EditMethod, requests: &[EditRequest], record: &mut Record) -> Result<Applied> {
+    /// Computes an edit and gives it to the working model; time and memory go into `record`. Gives the model as it was before.
+    fn edit(&mut self, method: &mut dyn EditMethod, requests: &[EditRequest], record: &mut Record) -> Result<Box<dyn LanguageModel>> {
         let own_peak = PeakMemory::reset();
         if !own_peak {
             tracing::debug!("the system does not let the peak memory be reset: it is that of the whole run so far");
@@ -255,9 +259,15 @@ impl Run<'_> {
         record.peak_memory_mb = PeakMemory::megabytes();
         self.seconds.edit += record.time;
         let edit = edit?;
-        let applied = edit.apply(&mut *self.work)?;
+        // A clone shares what an edit leaves as it is, and is the model as it was, bit for bit.
+        let mut edited = self.work.boxed_clone();
+        let _applied = edit.apply(&mut *edited)?;
+        if edit.overlay.is_some() {
+            edited = method.lay_over(&edit, edited)?;
+            self.laid_over.insert(self.edits.len(), edited.boxed_clone());
+        }
         self.edits.push(edit);
-        Ok(applied)
+        Ok(std::mem::replace(&mut self.work, edited))
     }
 
     fn failed(&self, record: &mut Record, request: &EditRequest, error: Error) -> Result<()> {

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use easyedit_core::{Edit, Error, LanguageModel, Result, apply_all};
 use easyedit_eval::{Record, Summary};
 
@@ -12,12 +14,21 @@ pub struct EditSession {
     /// The run in one object.
     pub summary: Summary,
     original: Box<dyn LanguageModel>,
+    /// The model after edit `index`, of the edits that lay something over it.
+    laid_over: BTreeMap<usize, Box<dyn LanguageModel>>,
     mode: Mode,
 }
 
 impl EditSession {
-    pub(crate) fn new(original: Box<dyn LanguageModel>, mode: Mode, edits: Vec<Edit>, records: Vec<Record>, summary: Summary) -> Self {
-        Self { edits, records, summary, original, mode }
+    pub(crate) fn new(
+        original: Box<dyn LanguageModel>,
+        mode: Mode,
+        edits: Vec<Edit>,
+        laid_over: BTreeMap<usize, Box<dyn LanguageModel>>,
+        records: Vec<Record>,
+        summary: Summary,
+    ) -> Self {
+        Self { edits, records, summary, original, laid_over, mode }
     }
 
     /// The model before any edit, bit for bit.
@@ -39,7 +50,7 @@ impl EditSession {
                 "{} requests were edited independently, each into the original model; choose one of them, or use the mode sequential or batch for all in one model",
                 edits.len()
             ))),
-            (_, edits) => self.apply(edits),
+            (_, edits) => self.after(0, edits.len() - 1),
         }
     }
 
@@ -50,17 +61,20 @@ impl EditSession {
     ///
     /// [`Error::Batch`] if there is no such edit.
     pub fn edited_by(&self, index: usize) -> Result<Box<dyn LanguageModel>> {
-        let first = if self.mode == Mode::Independent { index } else { 0 };
-        match self.edits.get(first..=index) {
-            Some(edits) => self.apply(edits),
-            None => Err(Error::Batch(format!("there is no edit {index}: the run made {}", self.edits.len()))),
+        if index >= self.edits.len() {
+            return Err(Error::Batch(format!("there is no edit {index}: the run made {}", self.edits.len())));
         }
+        self.after(if self.mode == Mode::Independent { index } else { 0 }, index)
     }
 
-    fn apply(&self, edits: &[Edit]) -> Result<Box<dyn LanguageModel>> {
+    /// The model with the edits `first` to `last`, that one included.
+    fn after(&self, first: usize, last: usize) -> Result<Box<dyn LanguageModel>> {
+        if let Some(model) = self.laid_over.get(&last) {
+            return Ok(model.boxed_clone());
+        }
         let mut model = self.original.boxed_clone();
         // The weights before are the original's, which stays.
-        let _applied = apply_all(edits, &mut *model)?;
+        let _applied = apply_all(self.edits.get(first..=last).unwrap_or_default(), &mut *model)?;
         Ok(model)
     }
 }

@@ -72,6 +72,7 @@ impl EditMethod for Swap {
                 WEIGHT.into(),
                 TensorDelta { delta: WeightDelta::LowRank { left, right }, base: Fingerprint::of(&before)? },
             )]),
+            overlay: None,
         })
     }
 }

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use easyedit_core::tokens::{TargetTokens, encode_with_target};
@@ -175,8 +176,14 @@ impl Evaluation {
 
     fn answer(&self, model: &dyn LanguageModel, asked: &[&Question], progress: &dyn Progress) -> Result<Vec<Answer>> {
         let limit = model.spec().max_positions;
-        for question in asked {
-            let length = question.tokens.longest();
+        // A model that reads its prompts in a context reads other tokens than those the questions were encoded to.
+        let tokens = asked.iter().map(|question| match model.prompt_text(&question.prompt) {
+            Cow::Borrowed(_) => Ok(Cow::Borrowed(&question.tokens)),
+            Cow::Owned(_) => encode_with_target(model, &question.prompt, &question.answer).map(Cow::Owned),
+        });
+        let tokens = tokens.collect::<Result<Vec<Cow<'_, TargetTokens>>>>()?;
+        for (question, tokens) in asked.iter().zip(&tokens) {
+            let length = tokens.longest();
             if length > limit {
                 return Err(easyedit_core::Error::Request {
                     case_id: question.case_id,
@@ -192,9 +199,9 @@ impl Evaluation {
         let mut prompts: Vec<(&[u32], usize)> = Vec::new();
         let mut places: HashMap<&[u32], usize> = HashMap::new();
         let mut place_of = Vec::with_capacity(asked.len());
-        for question in asked {
-            let prompt = question.tokens.prompt();
-            let new = (question.tokens.target().len() + EXTRA_TOKENS).min(limit - question.tokens.start);
+        for tokens in &tokens {
+            let prompt = tokens.prompt();
+            let new = (tokens.target().len() + EXTRA_TOKENS).min(limit - tokens.start);
             let place = *places.entry(prompt).or_insert_with(|| {
                 prompts.push((prompt, 0));
                 prompts.len() - 1
@@ -204,14 +211,14 @@ impl Evaluation {
             }
             place_of.push(place);
         }
-        let sequences: Vec<&TargetTokens> = asked.iter().map(|q| &q.tokens).collect();
+        let sequences: Vec<&TargetTokens> = tokens.iter().map(|tokens| &**tokens).collect();
         progress.begin("evaluate", Some((asked.len() + prompts.len()) as u64));
         let heard = predictions(model, &sequences, progress).and_then(|p| Ok((p, continuations(model, &prompts, progress)?)));
         progress.end();
         let (predicted, spoken) = heard?;
         let mut answers = Vec::with_capacity(asked.len());
-        for ((question, predicted), place) in asked.iter().zip(predicted).zip(place_of) {
-            let target = question.tokens.target().to_vec();
+        for (((question, tokens), predicted), place) in asked.iter().zip(&tokens).zip(predicted).zip(place_of) {
+            let target = tokens.target().to_vec();
             let continuation = spoken.get(place).map(Vec::as_slice).unwrap_or_default();
             let read = continuation.len().min(target.len() + EXTRA_TOKENS);
             let says_answer = begins_with_words(&self.tokenizer.decode(&continuation[..read])?, &question.answer);

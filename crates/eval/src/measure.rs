@@ -23,7 +23,8 @@ pub(crate) fn predictions(model: &dyn LanguageModel, sequences: &[&TargetTokens]
             positions.extend(sequences[*i].predicting().map(|token| tokens.index(row, token)));
         }
         let sources: Vec<&[u32]> = batch.iter().map(|i| sequences[*i].source.as_slice()).collect();
-        let hidden = model.hidden(&mut model.start(&sources, tokens)?, &mut ())?;
+        let prompts = batch.iter().map(|i| sequences[*i].start).collect();
+        let hidden = model.hidden(&mut model.start(&sources, tokens)?.with_prompts(prompts)?, &mut ())?;
         let mut ids = Vec::with_capacity(positions.len());
         for chunk in positions.chunks(LOGIT_POSITIONS) {
             let logits = Matrix::from_tensor(&model.logits(hidden.clone(), chunk)?)?;

@@ -5,12 +5,13 @@ use easyedit::models::{check_output, save_checkpoint_into};
 use easyedit::{OutputFolder, apply_all};
 use serde_json::json;
 
-use super::{Context, changed_weights, load_edits};
+use super::{Context, changed_weights, check_weights_only, load_edits};
 use crate::args::ApplyArguments;
 
 pub(super) fn run(context: &Context, arguments: &ApplyArguments) -> Result<()> {
     context.check_device()?;
     let edits = load_edits(&arguments.edit)?;
+    check_weights_only(&edits)?;
     let checkpoint = context.open(&arguments.model.model)?;
     check_output(&checkpoint, &arguments.out)?;
     let folder = OutputFolder::claim(&arguments.out)?;

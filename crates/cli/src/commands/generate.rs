@@ -3,7 +3,7 @@
 use anyhow::Result;
 use console::style;
 use easyedit::tokens::encode_prompt;
-use easyedit::{GenerationConfig, Sampling, apply_all, generate};
+use easyedit::{GenerationConfig, Sampling, generate};
 use serde_json::{Value, json};
 
 use super::{Context, load_edits};
@@ -13,9 +13,7 @@ pub(super) fn run(context: &Context, arguments: &GenerateArguments) -> Result<()
     context.check_device()?;
     let edits = load_edits(&arguments.edit)?;
     let checkpoint = context.open(&arguments.model.model)?;
-    let mut model = context.load(&checkpoint)?;
-    // The program ends with the edited model: nothing is reverted.
-    let _applied = apply_all(&edits, &mut *model)?;
+    let model = easyedit::registry().apply(&edits, context.load(&checkpoint)?)?;
 
     let prompts: easyedit::Result<Vec<Vec<u32>>> = arguments.prompt.iter().map(|text| encode_prompt(&*model, text)).collect();
     let config = GenerationConfig {

@@ -1,5 +1,7 @@
 //! `easyedit inspect`
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use easyedit::{Edit, Matrix, WeightDelta};
 use serde_json::{Value, json};
@@ -28,9 +30,16 @@ pub(super) fn run(context: &Context, arguments: &InspectArguments) -> Result<()>
         .collect();
     let value = json!({
         "file": arguments.file, "bytes": bytes, "method": edit.method, "model": edit.model, "family": edit.family, "seed": edit.seed,
-        "requests": edit.requests, "hparams": edit.hparams, "tensors": tensors, "diagnostics": edit.diagnostics,
+        "requests": edit.requests, "hparams": edit.hparams, "tensors": tensors, "overlay": overlay(&edit), "diagnostics": edit.diagnostics,
     });
     context.output.print(&value, || text(&edit, &norms, bytes))
+}
+
+/// What is laid over the model: the data, and the shapes of its tensors.
+fn overlay(edit: &Edit) -> Option<Value> {
+    let overlay = edit.overlay.as_ref()?;
+    let tensors: BTreeMap<&str, [usize; 2]> = overlay.tensors.iter().map(|(name, matrix)| (name.as_str(), matrix.shape())).collect();
+    Some(json!({ "data": overlay.data, "tensors": tensors }))
 }
 
 /// Frobenius norm of each change.
@@ -80,7 +89,14 @@ fn text(edit: &Edit, norms: &[f64], bytes: u64) -> String {
             base.get(..SHOWN_FINGERPRINT).unwrap_or(base).to_owned(),
         ]);
     }
-    text.push_str(&format!("{}\n{}", facts.render(), tensors.render()));
+    text.push_str(&facts.render());
+    if !edit.deltas.is_empty() {
+        text.push_str(&format!("\n{}", tensors.render()));
+    }
+    for (name, matrix) in edit.overlay.iter().flat_map(|overlay| &overlay.tensors) {
+        let [rows, cols] = matrix.shape();
+        text.push_str(&format!("\nlaid over   {name} {rows}×{cols}"));
+    }
     if let Value::Object(hparams) = &edit.hparams {
         let pairs: Vec<String> = hparams.iter().map(|(key, value)| format!("  {key}: {value}\n")).collect();
         text.push_str(&format!("\nhyperparameters\n{}", pairs.concat()));

@@ -93,6 +93,18 @@ fn load_edits(paths: &[PathBuf]) -> Result<Vec<Edit>> {
     paths.iter().map(|path| Ok(Edit::load(path)?)).collect()
 }
 
+/// Checks that a checkpoint can hold the edits.
+fn check_weights_only(edits: &[Edit]) -> Result<()> {
+    match edits.iter().find(|edit| edit.overlay.is_some()) {
+        Some(edit) => Err(UsageError(format!(
+            "the edit of {} is laid over the model and changes no weights, so no checkpoint can hold it; keep the edit file and give it to `easyedit generate --edit`",
+            edit.method
+        ))
+        .into()),
+        None => Ok(()),
+    }
+}
+
 /// The weights that `edits` change, as `model` has them.
 fn changed_weights(model: &dyn LanguageModel, edits: &[Edit]) -> Result<BTreeMap<ParamName, Matrix>> {
     let names = edits.iter().flat_map(|edit| edit.deltas.keys());

@@ -11,7 +11,7 @@ use easyedit::{Edit, Fingerprint, Matrix, OutputFolder, ParamName, fingerprint_v
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Context, load_edits};
+use super::{Context, check_weights_only, load_edits};
 use crate::args::RevertArguments;
 
 /// How a weight came back.
@@ -38,6 +38,7 @@ impl Way {
 
 pub(super) fn run(context: &Context, arguments: &RevertArguments) -> Result<()> {
     let edits = load_edits(&arguments.edit)?;
+    check_weights_only(&edits)?;
     let edited = context.open(&arguments.model.model)?;
     let base = arguments.base.as_deref().map(|name| context.open(name)).transpose()?;
     check_output(&edited, &arguments.out)?;

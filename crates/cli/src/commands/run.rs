@@ -59,6 +59,13 @@ impl Run<'_> {
         let model = context.load(&checkpoint)?;
         let hparams = self.hparams(&*model)?;
         let method = self.entry.build(&hparams.document)?;
+        if self.saves_checkpoint() && !method.changes_weights() {
+            return Err(UsageError(format!(
+                "{} changes no weights, so there is no checkpoint to save; use --save edit, and give the file to `easyedit generate --edit`",
+                method.name()
+            ))
+            .into());
+        }
         let told = describe(&*model, &context.common.device);
         let options = EditorOptions {
             mode: self.mode,
@@ -85,9 +92,12 @@ impl Run<'_> {
         Ok(Finished { session, model: told, hparams, continuations, saved, report: self.report.map(Path::to_owned) })
     }
 
+    fn saves_checkpoint(&self) -> bool {
+        self.output.out.is_some() && self.output.save.unwrap_or_default().checkpoint()
+    }
+
     fn check_saving(&self) -> Result<()> {
-        let checkpoint = self.output.out.is_some() && self.output.save.unwrap_or_default().checkpoint();
-        if checkpoint && self.mode == Mode::Independent && self.requests.len() > 1 {
+        if self.saves_checkpoint() && self.mode == Mode::Independent && self.requests.len() > 1 {
             return Err(UsageError(format!(
                 "{} requests edited independently have no model in common to save; use --mode sequential or batch, or --save edit",
                 self.requests.len()

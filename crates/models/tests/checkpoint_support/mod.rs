@@ -98,6 +98,7 @@ pub(crate) fn edit(name: &str, rows: usize, cols: usize) -> Edit {
         requests: vec![request],
         diagnostics: json!({}),
         deltas: BTreeMap::from([(ParamName::from(name), TensorDelta { delta, base: fingerprint_values([rows, cols], &[]) })]),
+        overlay: None,
     }
 }
 
