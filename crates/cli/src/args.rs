@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Edit(Box<EditArguments>),
     /// Continue prompts, with edits applied if there are any
     Generate(GenerateArguments),
+    /// Measure how well a model, edited or not, predicts a text
+    Perplexity(PerplexityArguments),
     /// Write a checkpoint with edits applied
     Apply(ApplyArguments),
     /// Write a checkpoint with edits taken back
@@ -217,6 +219,21 @@ pub(crate) struct GenerateArguments {
     /// Draw from the likeliest tokens that together reach this probability
     #[arg(long, value_name = "P", value_parser = share)]
     pub(crate) top_p: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    easyedit perplexity --model smollm2-135m --text wiki.txt\n  \
+    easyedit perplexity --model edited/ --text me-ppl.json --json")]
+pub(crate) struct PerplexityArguments {
+    #[command(flatten)]
+    pub(crate) model: ModelArgument,
+    /// Edit files to apply first, in this order
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) edit: Vec<PathBuf>,
+    /// Text to predict: a file (.txt with blank lines between documents, .json, .jsonl) or a folder of such files
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) text: PathBuf,
 }
 
 #[derive(Debug, Args)]

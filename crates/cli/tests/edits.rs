@@ -162,3 +162,22 @@ fn generation_is_seeded() {
     assert_ne!(draw("1"), draw("2"));
     sandbox.run(&["generate", "--model", "model", "--prompt", "x", "-n", "100000"]).fails(1, &["positions"]);
 }
+
+#[test]
+fn perplexity_is_that_of_the_model_with_its_edits() {
+    let sandbox = Sandbox::new();
+    sandbox.edit(&["--out", "edited", "--save", "both"]).success();
+    sandbox.write("text.txt", "The mill stands by the river.\n\nNobody knows who built the old bridge.\n");
+    let file = "edited/rome-0-the-eiffel-tower.edit.safetensors";
+    let measure = |more: &[&str]| sandbox.run(&[&["--json", "perplexity", "--text", "text.txt"], more].concat()).success().json();
+    let (plain, with_edit, saved) =
+        (measure(&["--model", "model"]), measure(&["--model", "model", "--edit", file]), measure(&["--model", "edited"]));
+    let of = |run: &serde_json::Value| run["perplexity"].as_f64().unwrap();
+    assert!(of(&plain) > 1.0 && of(&plain) != of(&with_edit), "{plain} {with_edit}");
+    assert!((of(&with_edit) - of(&saved)).abs() < 1e-3 * of(&saved), "{with_edit} {saved}");
+    assert_eq!((plain["documents"].clone(), plain["tokens"].clone()), (2.into(), with_edit["tokens"].clone()));
+    let text = sandbox.run(&["perplexity", "--text", "text.txt", "--model", "model"]).success().stdout();
+    assert!(text.contains("perplexity") && text.contains("2 documents"), "{text}");
+    sandbox.write("empty.txt", "\n");
+    sandbox.run(&["perplexity", "--text", "empty.txt", "--model", "model"]).fails(1, &["empty.txt", "no text"]);
+}

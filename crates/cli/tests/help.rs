@@ -15,17 +15,18 @@ fn the_help_is_short_and_has_examples() {
     Usage: easyedit [OPTIONS] <COMMAND>
 
     Commands:
-      demo      Edit a fact in a small real model and show what changed
-      edit      Edit facts in a model
-      generate  Continue prompts, with edits applied if there are any
-      apply     Write a checkpoint with edits applied
-      revert    Write a checkpoint with edits taken back
-      inspect   Show what an edit file holds
-      methods   List the editing methods
-      models    List the model families and the short names of models
-      stats     Compute the second-moment statistics of layers ahead of time
-      trace     Show in which layers and tokens the model recalls a fact (causal tracing)
-      verify    Compare a model with what another implementation computed
+      demo        Edit a fact in a small real model and show what changed
+      edit        Edit facts in a model
+      generate    Continue prompts, with edits applied if there are any
+      perplexity  Measure how well a model, edited or not, predicts a text
+      apply       Write a checkpoint with edits applied
+      revert      Write a checkpoint with edits taken back
+      inspect     Show what an edit file holds
+      methods     List the editing methods
+      models      List the model families and the short names of models
+      stats       Compute the second-moment statistics of layers ahead of time
+      trace       Show in which layers and tokens the model recalls a fact (causal tracing)
+      verify      Compare a model with what another implementation computed
 
     Options:
       -h, --help     Print help (see more with '--help')
@@ -51,7 +52,8 @@ fn the_help_is_short_and_has_examples() {
 #[test]
 fn every_command_explains_itself() {
     let sandbox = Sandbox::new();
-    for command in ["demo", "edit", "generate", "apply", "revert", "inspect", "methods", "models", "stats", "trace", "verify"] {
+    for command in ["demo", "edit", "generate", "perplexity", "apply", "revert", "inspect", "methods", "models", "stats", "trace", "verify"]
+    {
         let help = sandbox.run(&[command, "--help"]).success().stdout();
         assert!(help.contains("Usage: easyedit"), "{command}: {help}");
         for line in help.lines() {

@@ -5,7 +5,7 @@
 //! with the answer in whole words. The second is what a user of the edited model sees.
 //!
 //! An [`Evaluation`] encodes the questions of all requests once, asks each distinct one once per model in as few batched passes as
-//! possible, and gives [`Answers`], from which [`Metrics`] are made.
+//! possible, and gives [`Answers`], from which [`Metrics`] are made. [`perplexity`] says whether the model as a whole still works.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -13,6 +13,7 @@ mod evaluation;
 mod measure;
 mod memory;
 mod metrics;
+mod perplexity;
 mod record;
 mod report;
 mod summary;
@@ -20,6 +21,7 @@ mod summary;
 pub use evaluation::{Answers, Evaluation};
 pub use memory::PeakMemory;
 pub use metrics::{MeanMetrics, Metrics};
+pub use perplexity::{Perplexity, perplexity};
 pub use record::{FreeDecoding, Record};
 pub use report::ReportWriter;
 pub use summary::{MeanPair, RunInfo, Seconds, Summary, Versions};

@@ -8,7 +8,7 @@ use easyedit_core::{Error, GenerationConfig, LanguageModel, Matrix, Progress, Re
 /// Tokens of one batched pass at most; a single longer sequence still goes alone.
 const BATCH_TOKENS: usize = 2048;
 /// Positions whose logits are held at once: a vocabulary of 50,000 then takes 13 MB.
-const LOGIT_POSITIONS: usize = 64;
+pub(crate) const LOGIT_POSITIONS: usize = 64;
 
 /// What the model predicts at each target token when it has read everything before it, per sequence.
 ///
@@ -64,7 +64,7 @@ pub(crate) fn continuations(model: &dyn LanguageModel, wanted: &[(&[u32], usize)
 
 /// Groups items of the given lengths: like lengths together, [`BATCH_TOKENS`] at most unless one item alone has more. Attention is
 /// as wide as a batch's longest row, so the longest times the rows is what is limited.
-fn batches(lengths: impl Iterator<Item = usize>) -> Vec<Vec<usize>> {
+pub(crate) fn batches(lengths: impl Iterator<Item = usize>) -> Vec<Vec<usize>> {
     let lengths: Vec<usize> = lengths.collect();
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|i| lengths[*i]);

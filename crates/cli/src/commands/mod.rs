@@ -8,6 +8,7 @@ mod edit;
 mod generate;
 mod inspect;
 mod lists;
+mod perplexity;
 mod requests;
 mod revert;
 mod run;
@@ -77,6 +78,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<()> {
         Command::Demo(arguments) => demo::run(context, &arguments),
         Command::Edit(arguments) => edit::run(context, &arguments),
         Command::Generate(arguments) => generate::run(context, &arguments),
+        Command::Perplexity(arguments) => perplexity::run(context, &arguments),
         Command::Apply(arguments) => apply::run(context, &arguments),
         Command::Revert(arguments) => revert::run(context, &arguments),
         Command::Inspect(arguments) => inspect::run(context, &arguments),
