@@ -2,7 +2,7 @@
 //!
 //! `ci` is the gate every change passes; `test` is its last step on its own; `tiny-world` makes the small models; `tidy` checks what the compiler cannot: that the
 //! crates depend on each other exactly as drawn in `docs/architecture.md`, and that no file grows out of hand. `bench` times and compares
-//! (`docs/benchmarks.md`); `device-check` and `gpu-build` are for devices other than the CPU (`docs/devices.md`).
+//! (`docs/benchmarks.md`), `results` writes the table of all methods (`docs/results.md`); `device-check` and `gpu-build` are for devices other than the CPU (`docs/devices.md`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -10,8 +10,10 @@ mod bench;
 mod ci;
 mod device_check;
 mod gpu_build;
+mod machine;
 mod process;
 mod programs;
+mod results;
 mod tidy;
 mod tiny_world;
 
@@ -46,6 +48,8 @@ enum Chore {
     },
     /// Time models, edits and statistics; compare runs with each other and with another program
     Bench(bench::BenchArguments),
+    /// Edit the same facts with every method and write the table of `docs/results.md`
+    Results(results::ResultsArguments),
     /// Hold a device against the CPU and golden values
     DeviceCheck(device_check::DeviceCheckArguments),
     /// Build the programs for an NVIDIA GPU where LLVM cannot be downloaded
@@ -72,6 +76,7 @@ fn run() -> Result<bool> {
         Chore::Test { arguments } => ci::test(&root, &arguments),
         Chore::TinyWorld { arguments } => tiny_world::run(&root, &arguments),
         Chore::Bench(arguments) => bench::bench(&root, &arguments),
+        Chore::Results(arguments) => results::run(&root, &arguments).map(|()| true),
         Chore::DeviceCheck(arguments) => device_check::run(&root, &arguments),
         Chore::GpuBuild(arguments) => gpu_build::run(&root, &arguments),
         Chore::Tidy => {

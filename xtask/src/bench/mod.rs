@@ -2,7 +2,6 @@
 
 mod against;
 mod compare;
-mod machine;
 mod run_file;
 
 use std::io::{BufRead, BufReader};
@@ -94,7 +93,7 @@ struct Ours<'a> {
 impl Ours<'_> {
     /// Runs the sections that `filters` choose; whether all that were run succeeded.
     fn run(&self, filters: &[String]) -> Result<(Run, bool)> {
-        let mut run = Run { header: machine::header(self.root), ..Run::default() };
+        let mut run = Run { header: crate::machine::header(self.root), ..Run::default() };
         let mut line = command(self.root, &[&self.program.to_string_lossy()]);
         line.args(filters).args(["--seed", &self.arguments.seed.to_string()]);
         for model in &self.arguments.model {
