@@ -1,10 +1,10 @@
-//! Compiles the repository's `hparams/METHOD/*.yaml` into the library, as a table of (method, file, text).
+//! Compiles `hparams/METHOD/*.yaml` (a link to the repository's folder, a copy in a package) into the library, as a table of (method, file, text).
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 fn main() -> io::Result<()> {
-    let folder = Path::new("../../hparams");
+    let folder = Path::new("hparams");
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed={}", folder.display());
     let mut table = String::from("&[\n");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::process::{command, run, run_keeping, succeeds, succeeds_within};
-use crate::tidy;
+use crate::{examples, tidy};
 
 /// How long the advisory database may take to answer before it counts as out of reach.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(20);
@@ -106,6 +106,8 @@ pub(crate) fn ci(root: &Path) -> Result<bool> {
         closing = lines;
         Ok(success.into())
     });
+
+    gate.step("examples", || examples::run_examples(root).map(Outcome::from));
 
     let success = gate.finish();
     println!("\ntests:");

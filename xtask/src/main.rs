@@ -9,6 +9,7 @@
 mod bench;
 mod ci;
 mod device_check;
+mod examples;
 mod gpu_build;
 mod machine;
 mod process;
@@ -54,6 +55,8 @@ enum Chore {
     DeviceCheck(device_check::DeviceCheckArguments),
     /// Build the programs for an NVIDIA GPU where LLVM cannot be downloaded
     GpuBuild(gpu_build::GpuBuildArguments),
+    /// Package the crates, and build and run the examples outside the workspace with the packages
+    Examples,
     /// Check dependency arrows, names that must not cross them, and file lengths
     Tidy,
 }
@@ -79,6 +82,7 @@ fn run() -> Result<bool> {
         Chore::Results(arguments) => results::run(&root, &arguments).map(|()| true),
         Chore::DeviceCheck(arguments) => device_check::run(&root, &arguments),
         Chore::GpuBuild(arguments) => gpu_build::run(&root, &arguments),
+        Chore::Examples => examples::run_examples(&root),
         Chore::Tidy => {
             let faults = tidy::faults(&root)?;
             for fault in &faults {

@@ -47,7 +47,7 @@ pub use generate::{Generation, GenerationConfig, Sampling, generate};
 pub use hparams::{Hparams, HparamsDocument, nearest_name, number};
 pub use kv_cache::{KeyValue, KvCache};
 pub use matrix::{Matrix, tensor_values};
-pub use method::{Corpora, CorpusText, EditContext, EditMethod, Method, SELF_CORPUS};
+pub use method::{Corpora, CorpusText, EditContext, EditMethod, Method, SELF_CORPUS, SelfWritten};
 pub use model::{LanguageModel, ModelSpec, ModuleNames, WeightLayout};
 pub use names::{Module, ParamName, Site};
 pub use overlay::{EditedModel, ForwardChange, Overlaid, Overlay};

@@ -44,6 +44,24 @@ pub trait Corpora {
     }
 }
 
+/// The corpora of a program that has no text: whatever is asked for, the model writes it itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SelfWritten;
+
+impl Corpora for SelfWritten {
+    fn documents(&self, name: &str) -> Result<Vec<String>> {
+        Err(Error::hparams(format!("there is no corpus {name:?}: this program has no text but what the model writes itself")))
+    }
+
+    fn text(&self, _: &str) -> Result<CorpusText> {
+        Ok(CorpusText::SelfWritten)
+    }
+
+    fn stands_in(&self) -> bool {
+        true
+    }
+}
+
 /// What a method may use besides the model and the requests.
 #[derive(Clone, Copy)]
 pub struct EditContext<'a> {

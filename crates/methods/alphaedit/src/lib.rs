@@ -11,5 +11,7 @@ mod history;
 mod hparams;
 mod method;
 
+/// The vocabulary: requests, models, edits.
+pub use easyedit_core as core;
 pub use hparams::AlphaEditHparams;
 pub use method::AlphaEdit;

@@ -9,5 +9,7 @@
 mod hparams;
 mod method;
 
+/// The vocabulary: requests, models, edits.
+pub use easyedit_core as core;
 pub use hparams::EmmetHparams;
 pub use method::Emmet;

@@ -10,5 +10,7 @@
 mod hparams;
 mod method;
 
+/// The vocabulary: requests, models, edits.
+pub use easyedit_core as core;
 pub use hparams::PmetHparams;
 pub use method::Pmet;

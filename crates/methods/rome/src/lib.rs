@@ -15,5 +15,7 @@ mod hparams;
 mod insertion;
 mod method;
 
+/// The vocabulary: requests, models, edits.
+pub use easyedit_core as core;
 pub use hparams::RomeHparams;
 pub use method::Rome;
