@@ -12,6 +12,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -54,20 +55,10 @@ def run(program, *arguments, folder):
     subprocess.run(line, cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
 
-def exported(program, name, method, folder_name):
-    """An edit of the golden model by the program, exported by it, and loaded by peft."""
-    folder = fresh(folder_name)
-    draw = random.Random(SEED)
-    text = "\n\n".join(" ".join(f"w{draw.randrange(80)}" for _ in range(30)) for _ in range(40))
-    (folder / "text.txt").write_text(text + "\n")
-    facts = [("w10 w11 w12 w13", "w11", "w40"), ("w20 w21 w22", "w21", "w41"), ("w30 w31 w32 w33", "w31 w32", "w42")]
-    facts = facts if method == "MEMIT" else facts[:1]
-    requests = [{"prompt": prompt, "subject": subject, "target_new": target} for prompt, subject, target in facts]
-    (folder / "requests.json").write_text(json.dumps(requests))
-    hparams = f"""alg_name: {method}
-layers: [0, 1]
+# The last token's states of the last layer reach nothing but the prediction there; so subjects end prompts.
+HPARAMS = """alg_name: {method}
+layers: {layers}
 clamp_norm_factor: 4
-layer_selection: all
 fact_token: subject_last
 v_num_grad_steps: 20
 v_lr: 5e-1
@@ -75,25 +66,36 @@ v_loss_layer: 1
 v_weight_decay: 1e-3
 kl_factor: 0.0625
 mom2_adjustment: true
-mom2_update_weight: 20
-context_template_length_params: [[3, 3]]
 mom2_dataset: text.txt
 mom2_n_samples: 40
 mom2_dtype: float32
 """
-    keys = {"MEMIT": ["context_template_length_params"], "ROME": ["layer_selection", "mom2_update_weight"]}[method]
-    lines = [line for line in hparams.splitlines() if not line.startswith(tuple(keys))]
-    (folder / "hparams.yaml").write_text("\n".join(lines) + "\n")
+MORE = {
+    "ROME": "context_template_length_params: [[3, 3]]\n",
+    "MEMIT": "layer_selection: all\nmom2_update_weight: 20\n",
+}
+
+
+def exported(program, name, edits, folder_name):
+    """Edits of the golden model by the program, exported by it as one adapter, and loaded by peft."""
+    folder = fresh(folder_name)
     model = str(GOLDEN / name)
-    run(program, "edit", "--model", model, "--method", method, "--hparams", "hparams.yaml", "--requests", "requests.json",
-        "--mode", "batch" if method == "MEMIT" else "independent", "--no-evaluation", "--out", "edits", folder=folder)  # fmt: skip
-    (edit,) = (folder / "edits").glob("*.edit.safetensors")
-    edit.rename(folder / "made.edit.safetensors")
-    shutil.rmtree(folder / "edits")
-    for file in ("text.txt", "requests.json", "hparams.yaml"):
-        (folder / file).unlink()
-    run(program, "export", "--format", "peft", "--model", model, "--base-model", name, "--out", "adapter",
-        "made.edit.safetensors", folder=folder)  # fmt: skip
+    draw = random.Random(SEED)
+    text = "\n\n".join(" ".join(f"w{draw.randrange(80)}" for _ in range(30)) for _ in range(40))
+    facts = [("w10 w11 w12", "w12", "w40"), ("w20 w21 w22", "w22", "w41"), ("w30 w31 w32 w33", "w32 w33", "w42")]
+    for method, layers, count in edits:
+        with tempfile.TemporaryDirectory() as work:
+            work = Path(work)
+            (work / "text.txt").write_text(text + "\n")
+            requests = [{"prompt": prompt, "subject": subject, "target_new": target} for prompt, subject, target in facts[:count]]
+            (work / "requests.json").write_text(json.dumps(requests))
+            (work / "hparams.yaml").write_text(HPARAMS.format(method=method, layers=layers) + MORE[method])
+            run(program, "edit", "--model", model, "--method", method, "--hparams", "hparams.yaml", "--requests", "requests.json",
+                "--mode", "batch" if count > 1 else "independent", "--no-evaluation", "--out", "edits", folder=work)  # fmt: skip
+            (edit,) = (work / "edits").glob("*.edit.safetensors")
+            shutil.copy(edit, folder / f"{method.lower()}.edit.safetensors")
+    files = sorted(file.name for file in folder.glob("*.edit.safetensors"))
+    run(program, "export", "--format", "peft", "--model", model, "--base-model", name, "--out", "adapter", *files, folder=folder)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # peft warns of missing and unexpected keys
         loaded = PeftModel.from_pretrained(model_of(name), folder / "adapter").eval()
@@ -113,7 +115,7 @@ def imported(name, config, folder_name, safe=True, prune=None):
     if prune:
         prune(model)
     model.peft_config["default"].base_model_name_or_path = name
-    model.save_pretrained(folder / "adapter", safe_serialization=safe)
+    model.save_pretrained(folder / "adapter", safe_serialization=safe, save_embedding_layers=False)
     (folder / "adapter" / "README.md").unlink(missing_ok=True)
     fresh_model = PeftModel.from_pretrained(model_of(name), folder / "adapter").eval()
     write_logits(fresh_model, name, folder)
@@ -138,10 +140,11 @@ def fresh(name):
 
 def main():
     program = sys.argv[1]
-    exported(program, "gpt2", "ROME", "exported-gpt2-rome")
-    exported(program, "llama", "ROME", "exported-llama-rome")
-    exported(program, "llama", "MEMIT", "exported-llama-memit")
-    exported(program, "gpt2", "MEMIT", "exported-gpt2-memit")
+    rome, memit = ("ROME", [1], 1), ("MEMIT", [0, 1], 3)
+    exported(program, "gpt2", [rome], "exported-gpt2-rome")
+    exported(program, "llama", [rome], "exported-llama-rome")
+    exported(program, "llama", [memit], "exported-llama-memit")
+    exported(program, "gpt2", [memit, rome], "exported-gpt2-both")
     ranks = {"rank_pattern": {"c_attn": 2, "h.1.mlp.c_fc": 5}, "alpha_pattern": {"c_attn": 3}}
     targets = ["c_attn", "c_fc", "mlp.c_proj"]
     imported("gpt2", LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=6, target_modules=targets, fan_in_fan_out=True, **ranks),

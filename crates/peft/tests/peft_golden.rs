@@ -5,7 +5,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{Edit, LanguageModel, TokenBatch, device};
+use easyedit_core::{EDIT_FILE_SUFFIX, Edit, LanguageModel, TokenBatch, apply_all, device};
 use easyedit_models::{Checkpoint, SafetensorsSource};
 use easyedit_peft::{CONFIG_FILE, ExportOptions, WEIGHTS_FILE, export, import};
 use safetensors::SafeTensors;
@@ -49,10 +49,10 @@ impl Fixture {
         self.folder.join("adapter")
     }
 
-    /// Largest difference between the logits of `peft` and those of the model with `edit`.
-    fn difference(&self, edit: Option<&Edit>) -> f32 {
+    /// Largest difference between the logits of `peft` and those of the model with `edits`.
+    fn difference(&self, edits: &[Edit]) -> f32 {
         let mut model = self.model.boxed_clone();
-        let _applied = edit.map(|edit| edit.apply(&mut *model).unwrap());
+        let _applied = apply_all(edits, &mut *model).unwrap();
         let mut pass = model.start(&[self.source.as_slice()], TokenBatch::new(&[self.row.as_slice()]).unwrap()).unwrap();
         let hidden = model.hidden(&mut pass, &mut ()).unwrap();
         let positions: Vec<usize> = (0..self.row.len()).collect();
@@ -61,10 +61,10 @@ impl Fixture {
         ours.iter().zip(&self.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     }
 
-    /// The logits of the model with `edit` are those of `peft`, and without it they are not.
+    /// The logits of the model with `edits` are those of `peft`, and without it they are not.
     #[track_caller]
-    fn agrees(&self, edit: &Edit, what: &str) {
-        let (with, without) = (self.difference(Some(edit)), self.difference(None));
+    fn agrees(&self, edits: &[Edit], what: &str) {
+        let (with, without) = (self.difference(edits), self.difference(&[]));
         println!("{what}: differs by up to {with:.1e}; without the change by {without:.2}");
         assert!(with <= TOLERANCE, "{what}: differs by up to {with}");
         assert!(without > 1000.0 * TOLERANCE, "{what}: the adapter changes nothing that could be seen ({without})");
@@ -74,13 +74,17 @@ impl Fixture {
 #[track_caller]
 fn exported(name: &str, model: &str) {
     let fixture = Fixture::open(name);
-    let edit = Edit::load(&fixture.folder.join("made.edit.safetensors")).unwrap();
-    fixture.agrees(&edit, name);
-    fixture.agrees(&import(&fixture.adapter(), &*fixture.model).unwrap(), &format!("{name}, imported"));
+    let files = std::fs::read_dir(&fixture.folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = files.filter(|path| path.to_string_lossy().ends_with(EDIT_FILE_SUFFIX)).collect();
+    files.sort();
+    let edits: Vec<Edit> = files.iter().map(|path| Edit::load(path).unwrap()).collect();
+    assert!(!edits.is_empty());
+    fixture.agrees(&edits, name);
+    fixture.agrees(&[import(&fixture.adapter(), &*fixture.model).unwrap()], &format!("{name}, imported"));
     // What peft was given when the logits were made is what we write now.
     let dir = tempfile::tempdir().unwrap();
     let options = ExportOptions { base_model: Some(model.to_owned()), rank: None };
-    export(&*fixture.model, &[edit], &options, dir.path()).unwrap();
+    export(&*fixture.model, &edits, &options, dir.path()).unwrap();
     assert_eq!(json(&dir.path().join(CONFIG_FILE)), json(&fixture.adapter().join(CONFIG_FILE)));
     assert_eq!(std::fs::read(dir.path().join(WEIGHTS_FILE)).unwrap(), std::fs::read(fixture.adapter().join(WEIGHTS_FILE)).unwrap());
 }
@@ -88,7 +92,7 @@ fn exported(name: &str, model: &str) {
 #[track_caller]
 fn imported(name: &str) {
     let fixture = Fixture::open(name);
-    fixture.agrees(&import(&fixture.adapter(), &*fixture.model).unwrap(), name);
+    fixture.agrees(&[import(&fixture.adapter(), &*fixture.model).unwrap()], name);
 }
 
 #[test]
@@ -99,7 +103,7 @@ fn peft_computes_our_rank_one_edits() {
 
 #[test]
 fn peft_computes_our_edits_of_many_facts() {
-    exported("exported-gpt2-memit", "gpt2");
+    exported("exported-gpt2-both", "gpt2");
     exported("exported-llama-memit", "llama");
 }
 
