@@ -6,7 +6,7 @@ use std::path::Path;
 use easyedit_core::{Edit, Fingerprint, LanguageModel, Matrix, TensorDelta, WeightDelta, WeightLayout};
 use serde_json::{Value, json};
 
-use crate::config::{AdapterConfig, Kind};
+use crate::config::AdapterConfig;
 use crate::target::{Target, weight_of};
 use crate::weights::{AdapterWeights, ModuleFactors};
 use crate::{Error, Result};
@@ -57,10 +57,7 @@ pub fn import(folder: &Path, model: &dyn LanguageModel) -> Result<Edit> {
         hparams: config.value,
         seed: 0,
         requests: Vec::new(),
-        diagnostics: json!({
-            "base_model": base_model, "kind": match config.kind { Kind::Lora => "LORA", Kind::AdaLora => "ADALORA" },
-            "modules": Value::Array(told),
-        }),
+        diagnostics: json!({"base_model": base_model, "modules": Value::Array(told)}),
         deltas,
     })
 }

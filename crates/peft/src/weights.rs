@@ -130,8 +130,7 @@ impl AdapterWeights {
             [rank, width] if *width == d_in => *rank,
             _ => {
                 let message = format!(
-                    "lora_A has shape {shape:?}, and the module reads vectors of width {d_in}; {}",
-                    "give the model the adapter was trained on"
+                    "lora_A has shape {shape:?}, and the module reads vectors of width {d_in}; give the model the adapter was trained on"
                 );
                 return Err(self.error(module, message));
             }
