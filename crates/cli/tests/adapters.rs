@@ -50,10 +50,12 @@ fn nothing_is_overwritten_and_what_does_not_belong_is_refused() {
     sandbox.run(IMPORT).fails(2, &["back.edit.safetensors", "--out"]);
 
     easyedit::models::tiny::write_tiny_checkpoint("llama", 8, &sandbox.path("other")).unwrap();
-    easyedit::models::tiny::write_tiny_checkpoint("gpt2", 8, &sandbox.path("gpt2")).unwrap();
+    easyedit::models::tiny::write_tiny_checkpoint("gpt2", 8, &sandbox.path("other-family")).unwrap();
     let before = sandbox.listing();
     sandbox.run(&["export", "--model", "other", "--out", "new", EDIT_FILE]).fails(1, &[TENSOR, "differs"]);
-    sandbox.run(&["import", "adapter", "--model", "gpt2", "--out", "new.edit.safetensors"]).fails(1, &["down_proj", "no such module"]);
+    sandbox
+        .run(&["import", "adapter", "--model", "other-family", "--out", "new.edit.safetensors"])
+        .fails(1, &["down_proj", "no such module"]);
     sandbox.run(&["import", "model", "--model", "model", "--out", "new.edit.safetensors"]).fails(1, &["adapter_config.json"]);
     sandbox.run(&["export", "--model", "model", "--out", "new"]).fails(2, &["EDIT"]);
     sandbox.run(&["export", "--model", "model", "--out", "new", "--rank", "0", EDIT_FILE]).fails(2, &["--rank"]);

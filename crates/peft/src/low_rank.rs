@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     fn noise(rows: usize, cols: usize, seed: usize) -> Matrix {
-        let values = (0..rows * cols).map(|i| ((i * 7919 + seed * 104_729 + 13) % 1009) as f32 / 504.5 - 1.0).collect();
+        let values = (0..rows * cols).map(|i| ((i * i * 7919 + i * 31 + seed * 104_729 + 13) % 1009) as f32 / 504.5 - 1.0).collect();
         Matrix::new(rows, cols, values).unwrap()
     }
 

@@ -67,13 +67,21 @@ pub(crate) fn weight_of(model: &dyn LanguageModel, module: &str) -> Result<Param
     match found.as_slice() {
         [one] => Ok((*one).clone()),
         [] => {
-            let near = nearest_name(&wanted, names.iter().map(ParamName::as_str)).map(|near| near.trim_end_matches(WEIGHT));
+            // Compared without what the adapter may have left out.
+            let near = nearest_name(&wanted, names.iter().map(|name| last_parts(name.as_str(), wanted.split('.').count())));
+            let near = near.map(|near| near.trim_end_matches(WEIGHT));
             let hint = near.map(|near| format!(" (there is {near})")).unwrap_or_default();
             let name = &model.spec().name;
             Err(format!("{name} has no such module{hint}; give the model the adapter was trained on"))
         }
         several => Err(format!("could be any of {} modules; give the model the adapter was trained on", several.len())),
     }
+}
+
+/// The last `count` parts of a dotted name.
+fn last_parts(name: &str, count: usize) -> &str {
+    let start = name.rmatch_indices('.').nth(count.saturating_sub(1)).map_or(0, |(at, _)| at + 1);
+    name.get(start..).unwrap_or(name)
 }
 
 #[cfg(test)]

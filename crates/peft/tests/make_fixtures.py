@@ -31,7 +31,8 @@ SEED = 20231024
 def model_of(name):
     config = json.loads((GOLDEN / name / "config.json").read_text())
     kind = getattr(transformers, config["architectures"][0])
-    return kind.from_pretrained(GOLDEN / name, torch_dtype=torch.float32).eval()
+    # GPT-2's other implementation of attention forgets scale_attn_by_inverse_layer_idx.
+    return kind.from_pretrained(GOLDEN / name, torch_dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def write_logits(model, name, folder):

@@ -36,19 +36,17 @@ fn says(model: &dyn LanguageModel, request: &EditRequest) -> bool {
 
 #[test]
 fn facts_become_true_and_are_taken_back() {
-    for name in ["gpt2", "llama"] {
-        let model = easyedit_tiny_world::model(name).unwrap();
-        for request in &easyedit_tiny_world::requests()[..5] {
-            assert!(!says(&*model, request), "{name}: {} is true already", request.prompt);
-            let edit = method().edit(&*model, std::slice::from_ref(request), &CONTEXT).unwrap();
-            assert!(edit.deltas.values().all(|change| change.delta.rank() == Some(1)));
-            let mut edited = model.boxed_clone();
-            let applied = edit.apply(&mut *edited).unwrap();
-            assert!(says(&*edited, request), "{name}: {} is not followed by {}", request.prompt, request.target_new);
-            applied.revert(&mut *edited).unwrap();
-            for (parameter, change) in &edit.deltas {
-                assert_eq!(Fingerprint::of(&edited.weight(parameter).unwrap()).unwrap(), change.base);
-            }
+    let model = easyedit_tiny_world::model("gpt2").unwrap();
+    for request in &easyedit_tiny_world::requests()[..5] {
+        assert!(!says(&*model, request), "{} is followed by {} already", request.prompt, request.target_new);
+        let edit = method().edit(&*model, std::slice::from_ref(request), &CONTEXT).unwrap();
+        assert!(edit.deltas.values().all(|change| change.delta.rank() == Some(1)));
+        let mut edited = model.boxed_clone();
+        let applied = edit.apply(&mut *edited).unwrap();
+        assert!(says(&*edited, request), "{} is not followed by {}", request.prompt, request.target_new);
+        applied.revert(&mut *edited).unwrap();
+        for (parameter, change) in &edit.deltas {
+            assert_eq!(Fingerprint::of(&edited.weight(parameter).unwrap()).unwrap(), change.base);
         }
     }
 }
