@@ -1,6 +1,7 @@
 //! Project chores, run as `cargo xtask <chore>`.
 //!
-//! `ci` is the gate every change passes; `test` is its last step on its own; `tiny-world` makes the small models; `tidy` checks what the compiler cannot: that the
+//! `ci` is the gate every change passes; `test` is its last step on its own; `tiny-world` makes the small models; `new-method` begins an editing
+//! method (`docs/adding-a-method.md`); `tidy` checks what the compiler cannot: that the
 //! crates depend on each other exactly as drawn in `docs/architecture.md`, and that no file grows out of hand. `bench` times and compares
 //! (`docs/benchmarks.md`), `results` writes the table of all methods (`docs/results.md`); `device-check` and `gpu-build` are for devices other than the CPU (`docs/devices.md`).
 
@@ -12,6 +13,7 @@ mod device_check;
 mod examples;
 mod gpu_build;
 mod machine;
+mod new_method;
 mod process;
 mod programs;
 mod results;
@@ -41,6 +43,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Make the crate of a new editing method, which compiles, is registered, and edits a fact
+    NewMethod(new_method::NewMethodArguments),
     /// Make the text, the datasets and the models of `data/tiny-world`
     TinyWorld {
         /// Passed on, e.g. `--retrain gpt2` or `--help`
@@ -77,6 +81,7 @@ fn run() -> Result<bool> {
     match Arguments::parse().chore {
         Chore::Ci => ci::ci(&root),
         Chore::Test { arguments } => ci::test(&root, &arguments),
+        Chore::NewMethod(arguments) => new_method::run(&root, &arguments),
         Chore::TinyWorld { arguments } => tiny_world::run(&root, &arguments),
         Chore::Bench(arguments) => bench::bench(&root, &arguments),
         Chore::Results(arguments) => results::run(&root, &arguments).map(|()| true),

@@ -1,5 +1,6 @@
 //! The command line: one definition of each flag, from which the parser and the help are made.
 
+mod adapters;
 mod stats;
 mod trace;
 
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use adapters::{ExportArguments, ExportFormat, ImportAdapterArguments};
 pub(crate) use stats::{CollectArguments, ImportArguments, MergeArguments, StatsArguments, StatsCommand};
 pub(crate) use trace::{States, TraceArguments};
 
@@ -71,6 +73,10 @@ pub(crate) enum Command {
     Revert(RevertArguments),
     /// Show what an edit file holds
     Inspect(InspectArguments),
+    /// Write edits as an adapter that Hugging Face peft loads
+    Export(ExportArguments),
+    /// Make an edit file of an adapter that Hugging Face peft saved
+    Import(ImportAdapterArguments),
     /// List the editing methods
     Methods,
     /// List the model families and the short names of models

@@ -22,6 +22,8 @@ fn the_help_is_short_and_has_examples() {
       apply       Write a checkpoint with edits applied
       revert      Write a checkpoint with edits taken back
       inspect     Show what an edit file holds
+      export      Write edits as an adapter that Hugging Face peft loads
+      import      Make an edit file of an adapter that Hugging Face peft saved
       methods     List the editing methods
       models      List the model families and the short names of models
       stats       Compute the second-moment statistics of layers ahead of time
@@ -52,7 +54,9 @@ fn the_help_is_short_and_has_examples() {
 #[test]
 fn every_command_explains_itself() {
     let sandbox = Sandbox::new();
-    for command in ["demo", "edit", "generate", "perplexity", "apply", "revert", "inspect", "methods", "models", "stats", "trace", "verify"]
+    for command in [
+        "demo", "edit", "generate", "perplexity", "apply", "revert", "inspect", "export", "import", "methods", "models", "stats", "trace", "verify",
+    ]
     {
         let help = sandbox.run(&[command, "--help"]).success().stdout();
         assert!(help.contains("Usage: easyedit"), "{command}: {help}");

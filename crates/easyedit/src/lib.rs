@@ -34,6 +34,8 @@ pub use easyedit_data as data;
 pub use easyedit_eval as eval;
 pub use easyedit_kernels as kernels;
 pub use easyedit_models as models;
+#[cfg(feature = "peft")]
+pub use easyedit_peft as peft;
 #[cfg(feature = "trace")]
 pub use easyedit_trace as trace;
 pub use editor::{Editor, EditorOptions, Mode};

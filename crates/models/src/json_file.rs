@@ -30,8 +30,12 @@ pub(crate) fn read_small_file(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A JSON file whose outermost value is an object.
-pub(crate) fn read_json_object(path: &Path) -> Result<Value> {
+/// The content of a JSON file of a checkpoint or an adapter, whose outermost value is an object.
+///
+/// # Errors
+///
+/// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is no regular file, absurdly large, or holds anything else.
+pub fn read_json_object(path: &Path) -> Result<Value> {
     let bytes = read_small_file(path)?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|e| Error::format(path, format!("is not JSON: {e}; fetch it again")))?;
     if value.is_object() { Ok(value) } else { Err(Error::format(path, "does not hold a JSON object; fetch it again")) }

@@ -57,6 +57,7 @@ pub use config::ModelConfig;
 pub use error::{Error, Result};
 pub use families::{Family, families, family, load_model, new_config, stored_name};
 pub use gguf::GgufFile;
+pub use json_file::read_json_object;
 pub use pytorch::{PYTORCH_FILE, PYTORCH_INDEX_FILE, PytorchFolder, PytorchSource};
 pub use resolve::{ModelLocation, ModelSettings, ShortName, cache_folder, resolve_model, resolve_model_with, short_names};
 pub use safetensors_source::{INDEX_FILE, SINGLE_FILE, SafetensorsSource, Shard, StoredTensor};

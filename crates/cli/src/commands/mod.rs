@@ -5,7 +5,9 @@ mod continuations;
 mod demo;
 mod destination;
 mod edit;
+mod export;
 mod generate;
+mod import;
 mod inspect;
 mod lists;
 mod perplexity;
@@ -82,6 +84,8 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<()> {
         Command::Apply(arguments) => apply::run(context, &arguments),
         Command::Revert(arguments) => revert::run(context, &arguments),
         Command::Inspect(arguments) => inspect::run(context, &arguments),
+        Command::Export(arguments) => export::run(context, &arguments),
+        Command::Import(arguments) => import::run(context, &arguments),
         Command::Methods => lists::methods(context),
         Command::Models => lists::models(context),
         Command::Stats(arguments) => stats::run(context, &arguments),

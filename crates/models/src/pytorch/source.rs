@@ -51,6 +51,17 @@ impl PytorchSource {
         Ok(source)
     }
 
+    /// Opens one file, whatever it is called.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_file(file: &Path) -> Result<Self> {
+        let mut source = Self { path: file.to_owned(), tensors: BTreeMap::new() };
+        source.add(file)?;
+        Ok(source)
+    }
+
     fn add(&mut self, file: &Path) -> Result<()> {
         for (name, tensor) in read_file(file)? {
             if self.tensors.insert(name.clone(), Stored { file: file.to_owned(), tensor }).is_some() {

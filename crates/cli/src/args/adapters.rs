@@ -1,0 +1,53 @@
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::ModelArgument;
+
+/// What edits are exported as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// A LoRA adapter of Hugging Face peft
+    #[default]
+    Peft,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    easyedit export --format peft --model smollm2-135m --out adapter edited/*.edit.safetensors\n  \
+    python -c 'from transformers import AutoModelForCausalLM; from peft import PeftModel\n    \
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(\"HuggingFaceTB/SmolLM2-135M\"), \"adapter\")'")]
+pub(crate) struct ExportArguments {
+    #[command(flatten)]
+    pub(crate) model: ModelArgument,
+    /// Edit files, in the order they were made; all of them become one adapter
+    #[arg(value_name = "EDIT", required = true)]
+    pub(crate) edit: Vec<PathBuf>,
+    /// What to write
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub(crate) format: ExportFormat,
+    /// Folder for the adapter
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Highest rank of a module: changes of higher rank, or of none, are replaced by the nearest ones of this rank
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rank: Option<u32>,
+    /// What the adapter says it belongs to, a Hub id or a path; without it, the model's name or folder
+    #[arg(long, value_name = "NAME")]
+    pub(crate) base_model: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "LoRA (also rank-stabilised) and AdaLoRA adapters are read.\n\nExamples:\n  \
+    easyedit import adapter --model smollm2-135m --out adapter.edit.safetensors\n  \
+    easyedit generate --model smollm2-135m --edit adapter.edit.safetensors --prompt \"The capital of France is\"")]
+pub(crate) struct ImportAdapterArguments {
+    /// Folder of the adapter, with adapter_config.json
+    #[arg(value_name = "DIR")]
+    pub(crate) adapter: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelArgument,
+    /// Edit file to write (*.edit.safetensors)
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
