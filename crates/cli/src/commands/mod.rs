@@ -5,6 +5,7 @@ mod continuations;
 mod demo;
 mod destination;
 mod edit;
+mod ft_api;
 mod generate;
 mod inspect;
 mod lists;
