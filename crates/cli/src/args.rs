@@ -148,8 +148,8 @@ pub(crate) enum EditMode {
     easyedit edit --model ./llama-2-7b --hparams hparams/ROME/llama-7b.yaml --requests facts.json \\\n      \
     --mode sequential --out edited --save both --report report.jsonl\n  \
     easyedit edit --method FT-Api --model gpt-3.5-turbo --requests facts.json --report report.jsonl\n\n\
-    FT-Api fine-tunes a model behind OpenAI's API, which is paid for. The key is read from the environment\n\
-    variable OPENAI_API_KEY, the API's address from OPENAI_BASE_URL, a proxy's from HTTPS_PROXY.")]
+    FT-Api fine-tunes a model behind OpenAI's API, which is paid for. Its key is read from the\n\
+    environment: OPENAI_API_KEY; so are its address (OPENAI_BASE_URL) and a proxy (HTTPS_PROXY).")]
 pub(crate) struct EditArguments {
     #[command(flatten)]
     pub(crate) model: ModelArgument,

@@ -68,7 +68,8 @@ fn a_fact_is_taught_to_a_model_behind_an_api() {
     assert_eq!(server.world().jobs.len(), 1);
 
     let seen = [text, done.stderr(), again.stdout(), again.stderr(), files(&sandbox)].concat();
-    assert!(!seen.contains(KEY) && seen.contains("training.jsonl"));
+    assert!(!seen.contains(KEY), "{seen}");
+    assert!(seen.contains("has begun"), "the log tells of the job: {seen}");
 }
 
 #[test]

@@ -105,8 +105,8 @@ fn every_command_explains_itself() {
           --mode sequential --out edited --save both --report report.jsonl
       easyedit edit --method FT-Api --model gpt-3.5-turbo --requests facts.json --report report.jsonl
 
-    FT-Api fine-tunes a model behind OpenAI's API, which is paid for. The key is read from the environment
-    variable OPENAI_API_KEY, the API's address from OPENAI_BASE_URL, a proxy's from HTTPS_PROXY.
+    FT-Api fine-tunes a model behind OpenAI's API, which is paid for. Its key is read from the
+    environment: OPENAI_API_KEY; so are its address (OPENAI_BASE_URL) and a proxy (HTTPS_PROXY).
     "#);
 }
 

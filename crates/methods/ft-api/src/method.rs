@@ -201,6 +201,9 @@ impl FtApi {
         };
         let mut note = |job: &Job| {
             state.job = Some(job.id.clone());
+            if let Some(base) = &job.model {
+                state.base = base.clone();
+            }
             state.status = Some(job.status.clone());
             state.fine_tuned_model = job.fine_tuned_model.clone();
             state.trained_tokens = job.trained_tokens;

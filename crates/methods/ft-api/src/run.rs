@@ -5,7 +5,8 @@ use easyedit_core::{EditRequest, Progress};
 use easyedit_eval::{Record, RunInfo, Seconds, Summary};
 
 use crate::evaluation::{Answers, prompts};
-use crate::{Exchange, FineTuned, FtApi, Result};
+use crate::state::State;
+use crate::{Error, Exchange, FineTuned, FtApi, Result};
 
 /// What stands for the `model_type` of a model that nobody but the API sees.
 const FAMILY: &str = "api";
@@ -44,7 +45,7 @@ impl FtApi {
         let begun = Instant::now();
         let fine_tuned = self.edit(requests, progress)?;
         let edit = begun.elapsed().as_secs_f64();
-        let after = if evaluate { ask(&fine_tuned.model)? } else { Answers::new() };
+        let after = if evaluate { ask(&fine_tuned.model).map_err(|error| gone(error, &fine_tuned))? } else { Answers::new() };
         let evaluated = self.evaluated(requests, &before, &after, edit);
         seconds.edit = edit;
         seconds.total = started.elapsed().as_secs_f64();
@@ -59,5 +60,19 @@ impl FtApi {
         let mut summary = Summary::of(info, &evaluated.records, seconds);
         summary.edited_model = Some(fine_tuned.model.clone());
         Ok(FtApiRun { fine_tuned, records: evaluated.records, summary, exchanges: evaluated.exchanges })
+    }
+}
+
+/// A model of an earlier run that was deleted since is made again only if somebody says so.
+fn gone(error: Error, tuned: &FineTuned) -> Error {
+    match &tuned.folder {
+        Some(folder) if tuned.reused && error.is_not_found() => Error::Core(easyedit_core::Error::format(
+            State::path(folder),
+            format!(
+                "names the model {}, which the API does not have ({error}); delete the file to fine-tune anew, which is paid for again",
+                tuned.model
+            ),
+        )),
+        _ => error,
     }
 }

@@ -133,6 +133,19 @@ fn an_answer_without_text_is_a_wrong_answer_and_one_without_a_message_an_error()
 }
 
 #[test]
+fn a_model_that_was_deleted_since_is_told() {
+    let server = server();
+    let dir = tempfile::tempdir().unwrap();
+    let api = method(hparams(&server, dir.path()));
+    let first = api.edit(&[request()], &Silent).unwrap();
+    server.world().jobs.clear();
+    let error = api.run(&[request()], true, &Silent).unwrap_err().to_string();
+    for part in ["job.json", first.model.as_str(), "does not exist", "paid for again"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn without_evaluation_nothing_is_asked() {
     let server = server();
     let dir = tempfile::tempdir().unwrap();

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use self::http::{Asked, answer, cut, read_request};
-pub use self::world::{Job, World};
+pub use self::world::World;
 
 /// The key that the API takes. No output may hold it.
 pub const KEY: &str = "sk-test-4711-do-not-show-me";
