@@ -154,7 +154,10 @@ pub(crate) enum EditMode {
     easyedit edit --model smollm2-135m \\\n      \
     --prompt \"The capital of France is\" --subject France --target Rome\n  \
     easyedit edit --model ./llama-2-7b --hparams hparams/ROME/llama-7b.yaml --requests facts.json \\\n      \
-    --mode sequential --out edited --save both --report report.jsonl")]
+    --mode sequential --out edited --save both --report report.jsonl\n  \
+    easyedit edit --method FT-Api --model gpt-3.5-turbo --requests facts.json --report report.jsonl\n\n\
+    FT-Api fine-tunes a model behind OpenAI's API, which is paid for. Its key is read from the\n\
+    environment: OPENAI_API_KEY; so are its address (OPENAI_BASE_URL) and a proxy (HTTPS_PROXY).")]
 pub(crate) struct EditArguments {
     #[command(flatten)]
     pub(crate) model: ModelArgument,

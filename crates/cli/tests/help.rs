@@ -109,6 +109,10 @@ fn every_command_explains_itself() {
           --prompt "The capital of France is" --subject France --target Rome
       easyedit edit --model ./llama-2-7b --hparams hparams/ROME/llama-7b.yaml --requests facts.json \
           --mode sequential --out edited --save both --report report.jsonl
+      easyedit edit --method FT-Api --model gpt-3.5-turbo --requests facts.json --report report.jsonl
+
+    FT-Api fine-tunes a model behind OpenAI's API, which is paid for. Its key is read from the
+    environment: OPENAI_API_KEY; so are its address (OPENAI_BASE_URL) and a proxy (HTTPS_PROXY).
     "#);
 }
 
@@ -116,7 +120,7 @@ fn every_command_explains_itself() {
 fn lists_name_what_there_is() {
     let sandbox = Sandbox::new();
     let methods = sandbox.run(&["methods"]).success().stdout();
-    assert!(methods.contains("ROME"), "{methods}");
+    assert!(methods.contains("ROME") && methods.contains("FT-Api"), "{methods}");
     let models = sandbox.run(&["models", "--json"]).success().json();
     let types: Vec<&str> = models["families"]
         .as_array()

@@ -69,6 +69,8 @@ pub enum HparamsSource {
     BuiltIn(String),
     /// No file fits the model: by the method's rule, from its depth and module names.
     Derived,
+    /// No file fits the name of a model that only a service knows: the method's defaults.
+    Defaults,
 }
 
 impl std::fmt::Display for HparamsSource {
@@ -77,6 +79,7 @@ impl std::fmt::Display for HparamsSource {
             Self::File(path) => write!(f, "{}", path.display()),
             Self::BuiltIn(name) => write!(f, "built-in {name}"),
             Self::Derived => f.write_str("derived from the model's depth and module names"),
+            Self::Defaults => f.write_str("the method's defaults"),
         }
     }
 }
@@ -103,28 +106,42 @@ fn find_in(
 ) -> Result<FoundHparams> {
     let own = vec![plain(model_name), plain(&spec.name)];
     let shared = own.iter().any(|name| name.starts_with(TINY_WORLD)).then(|| TINY_WORLD.to_owned());
+    let accept = |document: HparamsDocument| match fits(&document, entry, spec) {
+        true => complete(document, entry, spec).map(Some),
+        false => Ok(None),
+    };
     for wanted in [own, shared.into_iter().collect()] {
-        if let Some(found) = find_named(folder, built_in, entry, &wanted, spec)? {
+        if let Some(found) = find_named(folder, built_in, entry.name, &wanted, &accept)? {
             return Ok(found);
         }
     }
     Ok(FoundHparams { document: entry.hparams_for(spec)?, source: HparamsSource::Derived })
 }
 
-/// The file of one of the names `wanted`, from the folder or else built in.
+/// Finds the hyperparameters of `method` for a model that only a service knows, by its name alone: in `./hparams/METHOD/*.yaml`, else in
+/// the files that are compiled in.
+///
+/// # Errors
+///
+/// If a file in `./hparams` that is the model's by name cannot be read.
+pub fn find_by_name(method: &str, model_name: &str) -> Result<Option<FoundHparams>> {
+    find_named(Path::new(FOLDER), BUILT_IN, method, &[plain(model_name)], &|document| Ok(Some(document)))
+}
+
+/// The file of one of the names `wanted` that `accept` takes, from the folder or else built in.
 fn find_named(
     folder: &Path,
     built_in: &[(&str, &str, &str)],
-    entry: &MethodEntry,
+    of_method: &str,
     wanted: &[String],
-    spec: &ModelSpec,
+    accept: &dyn Fn(HparamsDocument) -> Result<Option<HparamsDocument>>,
 ) -> Result<Option<FoundHparams>> {
-    for path in yaml_files(&folder.join(entry.name)) {
+    for path in yaml_files(&folder.join(of_method)) {
         let by_name = path.file_stem().is_some_and(|stem| is_one_of(&stem.to_string_lossy(), wanted));
         match HparamsDocument::load(&path) {
             Ok(document) if by_name || names_model(&document, wanted) => {
-                if fits(&document, entry, spec) {
-                    return Ok(Some(FoundHparams { document: complete(document, entry, spec)?, source: HparamsSource::File(path) }));
+                if let Some(document) = accept(document)? {
+                    return Ok(Some(FoundHparams { document, source: HparamsSource::File(path) }));
                 }
             }
             Ok(_) => {}
@@ -133,14 +150,16 @@ fn find_named(
         }
     }
     for (method, file, text) in built_in {
-        if !method.eq_ignore_ascii_case(entry.name) {
+        if !method.eq_ignore_ascii_case(of_method) {
             continue;
         }
         let name = format!("{method}/{file}");
         let document = HparamsDocument::parse(text, &format!("built-in {name}"))?;
         let stem = file.strip_suffix(".yaml").unwrap_or(file);
-        if (is_one_of(stem, wanted) || names_model(&document, wanted)) && fits(&document, entry, spec) {
-            return Ok(Some(FoundHparams { document: complete(document, entry, spec)?, source: HparamsSource::BuiltIn(name) }));
+        if (is_one_of(stem, wanted) || names_model(&document, wanted))
+            && let Some(document) = accept(document)?
+        {
+            return Ok(Some(FoundHparams { document, source: HparamsSource::BuiltIn(name) }));
         }
     }
     Ok(None)
@@ -372,6 +391,15 @@ mod tests {
         assert_eq!(found(dir.path(), &[], "gpt2-xl", &spec("gpt2-xl")).unwrap().source, HparamsSource::Derived);
         std::fs::write(dir.path().join("DEMO/gpt2-xl.yaml"), "- 1").unwrap();
         assert!(found(dir.path(), &[], "gpt2-xl", &spec("gpt2-xl")).unwrap_err().to_string().contains("gpt2-xl.yaml"));
+    }
+
+    #[test]
+    fn a_services_model_is_found_by_its_name_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let built_in = [("API", "gpt-3.5-turbo.yaml", "alg_name: API\nmodel_name: gpt-3.5-turbo")];
+        let find = |model: &str| find_named(dir.path(), &built_in, "Api", &[plain(model)], &|document| Ok(Some(document))).unwrap();
+        assert_eq!(find("GPT-3.5-Turbo").unwrap().source, HparamsSource::BuiltIn("API/gpt-3.5-turbo.yaml".into()));
+        assert_eq!(find("gpt-3.5-turbo-0125"), None);
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub use corpora::{SAMPLE_CORPUS, TextCorpora};
 pub use easyedit_core::*;
 pub use easyedit_data as data;
 pub use easyedit_eval as eval;
+#[cfg(feature = "ft-api")]
+pub use easyedit_ft_api as ft_api;
 pub use easyedit_kernels as kernels;
 pub use easyedit_models as models;
 #[cfg(feature = "peft")]
@@ -41,7 +43,7 @@ pub use easyedit_trace as trace;
 pub use editor::{Editor, EditorOptions, Mode};
 pub use session::EditSession;
 
-/// The methods this build knows: one per cargo feature. Others are added with [`Registry::register`].
+/// The methods this build knows: one per cargo feature. (`ft_api` edits a model behind an API instead of a [`LanguageModel`], so it is called by itself.) Others are added with [`Registry::register`].
 pub fn registry() -> Registry {
     #[allow(unused_mut)]
     let mut registry = Registry::new();

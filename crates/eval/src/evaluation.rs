@@ -268,8 +268,8 @@ fn share(a: &[u32], b: &[u32]) -> f64 {
     equal as f64 / a.len().max(b.len()).max(1) as f64
 }
 
-/// Whether `text` begins with `answer` and the answer's last word ends there.
-fn begins_with_words(text: &str, answer: &str) -> bool {
+/// Whether `text` begins with `answer`, blanks around them aside, and the answer's last word ends there.
+pub fn begins_with_words(text: &str, answer: &str) -> bool {
     let answer = answer.trim();
     match text.trim_start().strip_prefix(answer) {
         Some(rest) => {

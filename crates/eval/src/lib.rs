@@ -18,7 +18,7 @@ mod record;
 mod report;
 mod summary;
 
-pub use evaluation::{Answers, Evaluation};
+pub use evaluation::{Answers, Evaluation, begins_with_words};
 pub use memory::PeakMemory;
 pub use metrics::{MeanMetrics, Metrics};
 pub use perplexity::{Perplexity, perplexity};

@@ -79,6 +79,9 @@ pub struct Summary {
     /// Largest peak memory of an edit, in 10^6 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory_mb: Option<f64>,
+    /// Name of the edited model, where a service keeps it under one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edited_model: Option<String>,
     /// Versions.
     pub versions: Versions,
 }
@@ -102,6 +105,7 @@ impl Summary {
             free_decoding: pair(|r| &r.free_decoding.pre, |r| &r.free_decoding.post, |r| r.free_decoding.post_final.as_ref()),
             seconds,
             peak_memory_mb: records.iter().filter_map(|r| r.peak_memory_mb).reduce(f64::max),
+            edited_model: None,
             versions: Versions::default(),
         }
     }

@@ -35,16 +35,17 @@ impl Watched {
 pub(super) fn compare(before: &dyn LanguageModel, after: &dyn LanguageModel, watched: &[Watched]) -> Result<Vec<Continuation>> {
     let (first, second) = (continue_all(before, watched)?, continue_all(after, watched)?);
     let rows = watched.iter().zip(first).zip(second);
-    Ok(rows
-        .map(|((one, before), after)| {
-            let as_wanted = match one.role {
-                Role::Neighbour if begins_with(&before, &one.answer) => begins_with(&after, &one.answer),
-                Role::Neighbour => before == after,
-                _ => begins_with(&after, &one.answer),
-            };
-            Continuation { role: one.role, prompt: one.prompt.clone(), before, after, as_wanted }
-        })
-        .collect())
+    Ok(rows.map(|((one, before), after)| pair(one, before, after)).collect())
+}
+
+/// What was said to a prompt before and after, with a judgement.
+pub(super) fn pair(one: &Watched, before: String, after: String) -> Continuation {
+    let as_wanted = match one.role {
+        Role::Neighbour if begins_with(&before, &one.answer) => begins_with(&after, &one.answer),
+        Role::Neighbour => before == after,
+        _ => begins_with(&after, &one.answer),
+    };
+    Continuation { role: one.role, prompt: one.prompt.clone(), before, after, as_wanted }
 }
 
 fn continue_all(model: &dyn LanguageModel, watched: &[Watched]) -> Result<Vec<String>> {

@@ -6,11 +6,14 @@ use serde_json::json;
 
 use super::requests::requests;
 use super::run::{Finished, Run};
-use super::{Context, check_corpus};
+use super::{Context, check_corpus, ft_api};
 use crate::args::{EditArguments, EditMode};
 use crate::output::{continuation_table, record_table, score_table};
 
 pub(super) fn run(context: &Context, arguments: &EditArguments) -> Result<()> {
+    if ft_api::is_meant(&arguments.method) {
+        return ft_api::run(context, arguments);
+    }
     let entry = *easyedit::registry().get(&arguments.method)?;
     let hparams = match &arguments.hparams {
         Some(path) => {

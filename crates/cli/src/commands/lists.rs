@@ -1,20 +1,24 @@
 //! `easyedit methods` and `easyedit models`
 
 use anyhow::Result;
+use easyedit::ft_api::FtApi;
 use easyedit::models::{families, short_names, text_encoder_types};
 use serde_json::{Value, json};
 
 use super::Context;
 use crate::output::{Align, Table};
 
-/// Lists the registered methods.
+/// Lists the registered methods, and the one that edits no local model.
 pub(super) fn methods(context: &Context) -> Result<()> {
     let registry = easyedit::registry();
-    let value: Vec<Value> = registry.methods().map(|entry| json!({ "name": entry.name, "summary": entry.summary })).collect();
+    let mut methods: Vec<(&str, &str)> = registry.methods().map(|entry| (entry.name, entry.summary)).collect();
+    methods.push((FtApi::NAME, FtApi::SUMMARY));
+    methods.sort_by_key(|(name, _)| name.to_uppercase());
+    let value: Vec<Value> = methods.iter().map(|(name, summary)| json!({ "name": name, "summary": summary })).collect();
     context.output.print(&value, || {
         let mut table = Table::new(&[("method", Align::Left), ("", Align::Left)]);
-        for entry in registry.methods() {
-            table.row([entry.name.to_owned(), entry.summary.to_owned()]);
+        for (name, summary) in &methods {
+            table.row([(*name).to_owned(), (*summary).to_owned()]);
         }
         table.render()
     })

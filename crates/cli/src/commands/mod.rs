@@ -6,6 +6,7 @@ mod demo;
 mod destination;
 mod edit;
 mod export;
+mod ft_api;
 mod generate;
 mod import;
 mod inspect;

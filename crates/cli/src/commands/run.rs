@@ -15,7 +15,7 @@ use crate::failure::UsageError;
 use crate::output::{Continuation, seconds};
 
 /// Continuations are shown for this many requests at most.
-const MOST_SHOWN: usize = 4;
+pub(super) const MOST_SHOWN: usize = 4;
 
 /// A run as the command line asks for it, checked as far as that goes without the model.
 pub(super) struct Run<'a> {

@@ -1,7 +1,7 @@
 //! The tables of an edit: continuations, scores, records.
 
 use console::style;
-use easyedit::eval::{MeanMetrics, MeanPair, Record, Summary};
+use easyedit::eval::{MeanMetrics, MeanPair, Metrics, Record, Summary};
 use serde::Serialize;
 
 use super::{Align, Table, one_line};
@@ -64,10 +64,17 @@ fn mark(good: bool) -> String {
     if good { style("✔").green().to_string() } else { style("✘").red().to_string() }
 }
 
-/// Means before and after, by both ways of measuring.
+/// Means before and after, by both ways of measuring, or by free decoding alone where nothing else was measured.
 pub(crate) fn score_table(summary: &Summary) -> String {
-    let mut table = Table::new(&[("", Align::Left), ("teacher-forced", Align::Right), ("free decoding", Align::Right)]);
     let (forced, free) = (&summary.mean_metrics, &summary.free_decoding);
+    if forced.post.is_empty() {
+        let mut table = Table::new(&[("", Align::Left), ("free decoding", Align::Right)]);
+        for (name, of) in rows(free) {
+            table.row([name, change(of(&free.pre), of(&free.post))]);
+        }
+        return table.render();
+    }
+    let mut table = Table::new(&[("", Align::Left), ("teacher-forced", Align::Right), ("free decoding", Align::Right)]);
     for (name, of) in rows(forced) {
         table.row([name, change(of(&forced.pre), of(&forced.post)), change(of(&free.pre), of(&free.post))]);
     }
@@ -129,7 +136,8 @@ pub(crate) fn record_table(records: &[Record]) -> Option<String> {
     ]);
     for record in records {
         let request = &record.requested_rewrite;
-        let means = MeanMetrics::of([&record.post]);
+        let scored = if record.post == Metrics::default() { &record.free_decoding.post } else { &record.post };
+        let means = MeanMetrics::of([scored]);
         let locality: Vec<f64> = means.locality.values().copied().collect();
         let locality = (!locality.is_empty()).then(|| locality.iter().sum::<f64>() / locality.len() as f64);
         let scores = match &record.error {

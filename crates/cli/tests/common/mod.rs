@@ -67,6 +67,11 @@ impl Sandbox {
 
     /// Runs the program in the folder; it reaches no network and keeps its cache in the folder.
     pub fn run(&self, arguments: &[&str]) -> Run {
+        self.run_with(&[], arguments)
+    }
+
+    /// Runs the program with more environment variables.
+    pub fn run_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Run {
         let output = Command::cargo_bin("easyedit")
             .unwrap()
             .current_dir(self.0.path())
@@ -77,6 +82,7 @@ impl Sandbox {
             .env("HF_HOME", self.path("hf"))
             .env("HF_HUB_OFFLINE", "1")
             .env("NO_COLOR", "1")
+            .envs(variables.iter().copied())
             .args(arguments)
             .output()
             .unwrap();
