@@ -138,15 +138,15 @@ impl Hparams for FtHparams {
 }
 
 impl FtHparams {
-    /// Values by rule: FT-M on the MLP's out-projection of the middle layer.
+    /// Values by rule: FT-M on the MLP's out-projection at five sixths of the depth, behind which a fact's neighbours change least.
     pub fn for_spec(spec: &ModelSpec) -> Self {
         Self {
             alg_name: Self::METHOD.to_owned(),
             model_name: spec.name.clone(),
             device: Value::from(0),
-            layers: vec![spec.n_layers / 2],
-            num_steps: 25,
-            lr: 1e-3,
+            layers: vec![spec.n_layers * 5 / 6],
+            num_steps: 40,
+            lr: 5e-4,
             weight_decay: 0.0,
             kl_factor: 0.0,
             norm_constraint: None,

@@ -33,7 +33,7 @@ pub(crate) enum Pruning {
 
 impl Schedule {
     /// The first step with the target budget.
-    fn settled(&self) -> usize {
+    pub(crate) fn settled(&self) -> usize {
         self.total.saturating_sub(self.last).max(1)
     }
 

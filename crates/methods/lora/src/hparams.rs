@@ -55,8 +55,8 @@ pub struct LoraHparams {
     /// Kept for EasyEdit's files, whose own implementation does not read it either.
     #[serde(default)]
     pub norm_constraint: Value,
-    /// Names of the modules that are adapted, the last part or parts of their paths (`q_proj`, `attn.c_attn`); empty for the projections
-    /// of queries and values, or what holds them.
+    /// Names of the modules that are adapted, the last part or parts of their paths (`q_proj`, `attn.c_attn`), or `mlp_out` for the
+    /// MLP's out-projection; empty for the projections of queries and values, or what holds them.
     #[serde(default)]
     pub target_modules: Vec<String>,
     /// Rank of a change; of AdaLoRA the mean at the end. At least 1.
@@ -79,7 +79,8 @@ pub struct LoraHparams {
     /// What becomes of the adapter of an earlier edit.
     #[serde(default)]
     pub sequential: Sequential,
-    /// Training ends when the mean loss of a round is below this (of AdaLoRA, not before its budget is reached).
+    /// Training ends when the mean loss of a round is below this. AdaLoRA then goes to its final budget at once, and ends when the loss is
+    /// below again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stop_loss: Option<f64>,
     /// AdaLoRA: rank of each weight in the beginning; at least `rank`, and 1.5 times that if not given.
@@ -196,7 +197,7 @@ impl LoraHparams {
             max_length: easyedit_kernels::hparams_defaults::max_length(),
             model_parallel: false,
             sequential: Sequential::Stack,
-            early_stop_loss: None,
+            early_stop_loss: Some(0.05),
             init_r: None,
             t_init: None,
             t_final: None,

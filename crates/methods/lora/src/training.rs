@@ -80,9 +80,14 @@ impl<'a> Training<'a> {
             losses.push(mean);
             progress.remark(&format!("loss {mean:.3}"));
             progress.advance(1);
-            let settled = self.schedule.is_none_or(|schedule| schedule.is_settled(step));
-            if settled && self.hparams.early_stop_loss.is_some_and(|enough| mean < enough) {
-                break;
+            if self.hparams.early_stop_loss.is_some_and(|enough| mean < enough) {
+                match self.schedule.filter(|schedule| !schedule.is_settled(step)) {
+                    Some(schedule) => {
+                        step = schedule.settled();
+                        self.prune(step);
+                    }
+                    None => break,
+                }
             }
         }
         let adapters = self.trained.into_iter().map(|Trained { mut adapter, kept, .. }| {
