@@ -4,7 +4,7 @@
 #[path = "../../memit/tests/support/mod.rs"]
 mod support;
 
-use easyedit_core::{Edit, EditMethod, Fingerprint, LanguageModel, Method, ParamName, WeightDelta, tensor_values};
+use easyedit_core::{Edit, EditMethod, EditRequest, Fingerprint, LanguageModel, Method, ParamName, WeightDelta, tensor_values};
 use easyedit_ft::{Ft, FtHparams, Objective};
 use easyedit_kernels::{TargetLoss, TrainingRow};
 use easyedit_models::tiny::tiny_model;
@@ -14,11 +14,15 @@ fn hparams(model: &dyn LanguageModel) -> FtHparams {
     FtHparams { layers: vec![1], num_steps: 60, lr: 2e-2, ..FtHparams::for_spec(model.spec()) }
 }
 
-/// Mean loss of the requests' targets.
+/// Mean loss of all requests' targets.
 fn loss(model: &dyn LanguageModel) -> f64 {
+    loss_of(model, &requests())
+}
+
+fn loss_of(model: &dyn LanguageModel, requests: &[EditRequest]) -> f64 {
     let ended = model.spec().encoder.is_some();
     let row = |request| TrainingRow::teacher_forced(&TrainingRow::tokens_of(model, request, ended).unwrap());
-    let rows: Vec<TrainingRow> = requests().iter().map(row).collect();
+    let rows: Vec<TrainingRow> = requests.iter().map(row).collect();
     TargetLoss::new(model, &rows, &[]).unwrap().forward(model).unwrap().loss
 }
 
@@ -53,11 +57,11 @@ fn facts_are_learned_and_nothing_but_the_chosen_weight_changes() {
 fn training_ends_when_the_loss_is_small() {
     let model = tiny_model("llama", 42).unwrap();
     let hparams = FtHparams { num_steps: 300, lr: 1e-2, layers: vec![0, 1, 2], ..hparams(&*model) };
-    let (made, edited) = edit(&mut Ft::new(hparams), &*model, &requests());
+    // One fact: the prompts of several are too much alike to a random model.
+    let (made, edited) = edit(&mut Ft::new(hparams), &*model, &requests()[..1]);
     let losses: Vec<f64> = serde_json::from_value(made.diagnostics["losses"].clone()).unwrap();
-    println!("{losses:.3?}");
     assert!(losses.len() < 300 && *losses.last().unwrap() < 1e-2 && losses[..losses.len() - 1].iter().all(|loss| *loss >= 1e-2));
-    assert!((loss(&*edited) - losses.last().unwrap()).abs() < 1e-3);
+    assert!((loss_of(&*edited, &requests()[..1]) - losses.last().unwrap()).abs() < 1e-3);
 }
 
 #[test]
