@@ -57,5 +57,9 @@ pub fn registry() -> Registry {
     registry.register::<easyedit_pmet::Pmet>();
     #[cfg(feature = "alphaedit")]
     registry.register::<easyedit_alphaedit::AlphaEdit>();
+    #[cfg(feature = "ft")]
+    registry.register::<easyedit_ft::Ft>();
+    #[cfg(feature = "lora")]
+    registry.register::<easyedit_lora::Lora>();
     registry
 }

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-/// Settings of [`Adam`].
+/// Settings of [`Adam`] and [`TensorAdam`](crate::TensorAdam).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AdamConfig {
     /// Learning rate.
@@ -9,7 +9,7 @@ pub struct AdamConfig {
     pub betas: [f64; 2],
     /// Added to the root of the corrected second moment.
     pub epsilon: f64,
-    /// Share of a value that is taken off in each step, times the learning rate; 0 for plain Adam.
+    /// Weight decay, 0 for plain Adam; the optimisers differ in where it enters.
     pub weight_decay: f64,
 }
 
@@ -18,7 +18,7 @@ pub struct AdamConfig {
 /// # Source
 ///
 /// Kingma and Ba, "Adam: A Method for Stochastic Optimization", algorithm 1; ε is added to the root of the corrected second moment, as
-/// PyTorch does. Weight decay as in Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2.
+/// PyTorch does. A share of the value, times the learning rate, is taken off in each step, as in Loshchilov and Hutter, "Decoupled Weight Decay Regularization", algorithm 2.
 #[derive(Clone, Debug)]
 pub struct Adam {
     config: AdamConfig,

@@ -7,18 +7,20 @@
 //! - [`LayerWalk`]: the keys of many facts, layer after layer, while the layers are edited;
 //! - [`SecondMoments`]: statistics of a layer's keys over a text, in one pass for all layers, in shards, resumed, cached with their
 //!   provenance ([`find_moments`]), read from and written as EasyEdit's files;
+//! - [`TargetLoss`]: the loss of targets for methods that train weights, with what training cannot change computed once;
 //! - [`Cholesky`]: solves with such a statistic, in f64; [`NullSpace`]: what such a statistic does not see;
 //! - [`context_templates`]: short texts the fact is read in;
 //! - [`trace`]: causal tracing, which states of a pass carry a fact.
 //!
 //! # Invariants
 //!
-//! No model family and no editing method is named here; weights never ask for gradients.
+//! No model family and no editing method is named here; no weight of a model asks for gradients, only those a method puts in its place.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod adam;
 mod contexts;
 mod fact_states;
+mod fine_tune;
 mod layer_walk;
 mod locate;
 mod mean_rows;
@@ -36,6 +38,7 @@ mod value;
 pub use adam::{Adam, AdamConfig};
 pub use contexts::Contexts;
 pub use fact_states::{FactActivations, FactRow};
+pub use fine_tune::{LossPass, TargetLoss, TensorAdam, TrainingRow, layer_of};
 pub use layer_walk::LayerWalk;
 pub use locate::{LocateSettings, MassEdit, ResidualShare, SolveKeys, above_zero, cached_values, hparams_defaults, zero_or_more};
 pub use mean_rows::{half_bare_row, mean_row};

@@ -1,0 +1,44 @@
+use easyedit_core::tokens::{TargetTokens, encode_with_target};
+use easyedit_core::{EditRequest, LanguageModel, Result};
+
+/// A text to learn from: what is run, and which tokens are to be predicted where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrainingRow {
+    /// Ids of what an encoder reads; empty for a decoder-only model.
+    pub source: Vec<u32>,
+    /// Ids of the (decoder's) row.
+    pub ids: Vec<u32>,
+    /// Index into `ids` of the token whose logits predict, and the id to predict; in rising order of the index.
+    pub predictions: Vec<(usize, u32)>,
+}
+
+impl TrainingRow {
+    /// Each token of the target is predicted behind those before it (teacher forcing); the prompt is not learned.
+    pub fn teacher_forced(tokens: &TargetTokens) -> Self {
+        let predictions = tokens.predicting().zip(tokens.target().iter().copied()).collect();
+        Self { source: tokens.source.clone(), ids: tokens.input().to_vec(), predictions }
+    }
+
+    /// Every token of the target is predicted at the last token of the prompt, behind which nothing is run.
+    pub fn prompt_last(tokens: &TargetTokens) -> Self {
+        let last = tokens.start - 1;
+        let predictions = tokens.target().iter().map(|id| (last, *id)).collect();
+        Self { source: tokens.source.clone(), ids: tokens.ids[..tokens.start].to_vec(), predictions }
+    }
+
+    /// The prompt and new target of a request as tokens; with the token that ends a text behind them if `ended` and the tokenizer
+    /// has one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`](easyedit_core::Error::Request) if prompt or target is blank, or has no token of its own.
+    pub fn tokens_of(model: &dyn LanguageModel, request: &EditRequest, ended: bool) -> Result<TargetTokens> {
+        request.check()?;
+        let tokens = encode_with_target(model, &request.filled_prompt(), request.target_new.trim_end());
+        let tokens = tokens.map_err(|error| request.error(error.to_string()))?;
+        Ok(match model.tokenizer().eos().first() {
+            Some(end) if ended => tokens.ending_in(*end),
+            _ => tokens,
+        })
+    }
+}
