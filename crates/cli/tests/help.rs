@@ -20,6 +20,7 @@ fn the_help_is_short_and_has_examples() {
       generate  Continue prompts, with edits applied if there are any
       apply     Write a checkpoint with edits applied
       revert    Write a checkpoint with edits taken back
+      forget    Take facts out of an edit file
       inspect   Show what an edit file holds
       methods   List the editing methods
       models    List the model families and the short names of models
@@ -51,7 +52,7 @@ fn the_help_is_short_and_has_examples() {
 #[test]
 fn every_command_explains_itself() {
     let sandbox = Sandbox::new();
-    for command in ["demo", "edit", "generate", "apply", "revert", "inspect", "methods", "models", "stats", "trace", "verify"] {
+    for command in ["demo", "edit", "generate", "apply", "revert", "forget", "inspect", "methods", "models", "stats", "trace", "verify"] {
         let help = sandbox.run(&[command, "--help"]).success().stdout();
         assert!(help.contains("Usage: easyedit"), "{command}: {help}");
         for line in help.lines() {

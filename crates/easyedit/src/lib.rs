@@ -53,5 +53,9 @@ pub fn registry() -> Registry {
     registry.register::<easyedit_pmet::Pmet>();
     #[cfg(feature = "alphaedit")]
     registry.register::<easyedit_alphaedit::AlphaEdit>();
+    #[cfg(feature = "grace")]
+    registry.register::<easyedit_grace::Grace>();
+    #[cfg(feature = "kn")]
+    registry.register::<easyedit_kn::Kn>();
     registry
 }

@@ -5,6 +5,7 @@ mod continuations;
 mod demo;
 mod destination;
 mod edit;
+mod forget;
 mod generate;
 mod inspect;
 mod lists;
@@ -79,6 +80,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<()> {
         Command::Generate(arguments) => generate::run(context, &arguments),
         Command::Apply(arguments) => apply::run(context, &arguments),
         Command::Revert(arguments) => revert::run(context, &arguments),
+        Command::Forget(arguments) => forget::run(context, &arguments),
         Command::Inspect(arguments) => inspect::run(context, &arguments),
         Command::Methods => lists::methods(context),
         Command::Models => lists::models(context),
