@@ -130,7 +130,7 @@ fn hparams(spec: &easyedit_core::ModelSpec) -> GraceHparams {
 }
 
 fn requests() -> Vec<EditRequest> {
-    [("Ada Quill speaks", "Welsh"), ("Mill Bridge was built by", "Otto"), ("The river Tarn ends in", "a lake")]
+    [("Ada Quill speaks ", "W"), ("Mill Bridge was built by ", "O"), ("The river Tarn ends in ", "l")]
         .iter()
         .enumerate()
         .map(|(case_id, (prompt, target))| EditRequest { case_id, ..EditRequest::new(*prompt, "", *target) })
@@ -243,9 +243,9 @@ fn edits_in_a_row_are_one_codebook_and_the_same_as_at_once() {
         assert_eq!(kept, edits);
         let loaded = registry().apply(&kept, model.boxed_clone()).unwrap();
         let prompt = &requests[1].prompt;
-        assert_eq!(reads(&*loaded, prompt, "Otto").0, reads(&*in_a_row, prompt, "Otto").0, "{family}");
+        assert_eq!(reads(&*loaded, prompt, "O").0, reads(&*in_a_row, prompt, "O").0, "{family}");
         // Taking the codebook away is using the model beneath.
-        assert_eq!(reads(loaded.overlaid().unwrap().beneath, prompt, "Otto").0, reads(&*model, prompt, "Otto").0, "{family}");
+        assert_eq!(reads(loaded.overlaid().unwrap().beneath, prompt, "O").0, reads(&*model, prompt, "O").0, "{family}");
     }
 }
 
@@ -261,7 +261,7 @@ fn a_fact_is_forgotten_out_of_an_edit() {
     assert_eq!(fewer.diagnostics.as_array().unwrap().len(), 2);
     let edited = registry().apply(&[fewer], model.boxed_clone()).unwrap();
     let prompt = &requests[1].prompt;
-    assert_eq!(reads(&*edited, prompt, "Otto").0, reads(&*model, prompt, "Otto").0);
+    assert_eq!(reads(&*edited, prompt, "O").0, reads(&*model, prompt, "O").0);
 }
 
 #[test]
@@ -301,10 +301,6 @@ fn what_cannot_be_is_named() {
         change(&mut changed);
         registry().apply(&[changed], model.boxed_clone()).map(|_| ()).unwrap_err().to_string()
     };
-    let narrower = tiny_model("gpt2", 11).unwrap();
-    let keys = narrower.spec().d_mlp != model.spec().d_mlp;
-    let other = registry().apply(std::slice::from_ref(&made), narrower).map(|_| ());
-    assert_eq!(other.is_err(), keys);
     let shape = |edit: &mut Edit| {
         let tensors = &mut edit.overlay.as_mut().unwrap().tensors;
         let fewer = tensors["keys"].select_rows(&[0]);

@@ -42,12 +42,15 @@ impl Probe for Scaled {
             scaled = Tensor::from_inner(scaled).require_grad();
             self.tracked = Some(scaled.clone());
         }
-        let before = activations.clone().narrow(0, 0, self.token);
-        let mut parts = vec![before, scaled];
+        let mut parts = Vec::new();
+        if self.token > 0 {
+            parts.push(activations.clone().narrow(0, 0, self.token));
+        }
+        parts.push(scaled);
         if self.token + 1 < tokens {
             parts.push(activations.narrow(0, self.token + 1, tokens - self.token - 1));
         }
-        Tensor::cat(if self.token == 0 { parts.split_off(1) } else { parts }, 0)
+        Tensor::cat(parts, 0)
     }
 }
 
@@ -82,7 +85,8 @@ fn key(model: &dyn LanguageModel, tokens: &TargetTokens, token: usize, layer: us
 fn attributions_sum_to_what_a_layers_neurons_add() {
     for family in FAMILIES {
         let model = tiny_model(family, 21).unwrap();
-        let tokens = encode_with_target(&*model, "The capital of Peru is", "L").unwrap();
+        let tokens = encode_with_target(&*model, "The capital of Peru is ", "L").unwrap();
+        assert_eq!(tokens.target().len(), 1);
         let found = attribute(&*model, &tokens, 60, &Silent).unwrap();
         let place = tokens.predicting().start;
         let (whole, _) = probability(&*model, &tokens, place, 0, 1.0, false);
@@ -102,7 +106,7 @@ fn many_at_once_are_what_they_are_one_by_one() {
         let model = tiny_model(family, 22).unwrap();
         let tokens = encode_with_target(&*model, "The capital of Peru is", "Li").unwrap();
         let (steps, count) = (3, tokens.target().len());
-        assert_eq!(count, 2, "an answer of several tokens");
+        assert!(count > 1, "an answer of several tokens");
         let found = attribute(&*model, &tokens, steps, &Silent).unwrap();
         for layer in 0..model.spec().n_layers {
             let mut wanted = vec![0.0; model.spec().d_mlp];
