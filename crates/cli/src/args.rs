@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Apply(ApplyArguments),
     /// Write a checkpoint with edits taken back
     Revert(RevertArguments),
+    /// Take facts out of an edit file
+    Forget(ForgetArguments),
     /// Show what an edit file holds
     Inspect(InspectArguments),
     /// Write edits as an adapter that Hugging Face peft loads
@@ -270,6 +272,22 @@ pub(crate) struct RevertArguments {
     pub(crate) base: Option<String>,
     /// Folder for the restored checkpoint
     #[arg(long, short, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Edits whose facts stand side by side (those of GRACE, and of KN when it suppresses or enhances) can be taken \
+apart; a change of weights that was made for several facts at once cannot.\n\nExample:\n  \
+    easyedit forget edited/grace-batch-of-20.edit.safetensors --case-id 3 --out fewer.edit.safetensors")]
+pub(crate) struct ForgetArguments {
+    /// Edit file
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// case_id of a fact to take out (see `easyedit inspect`); may be repeated
+    #[arg(long, value_name = "N", required = true)]
+    pub(crate) case_id: Vec<usize>,
+    /// Edit file to write, without these facts
+    #[arg(long, short, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }
 

@@ -21,6 +21,7 @@ fn the_help_is_short_and_has_examples() {
       perplexity  Measure how well a model, edited or not, predicts a text
       apply       Write a checkpoint with edits applied
       revert      Write a checkpoint with edits taken back
+      forget      Take facts out of an edit file
       inspect     Show what an edit file holds
       export      Write edits as an adapter that Hugging Face peft loads
       import      Make an edit file of an adapter that Hugging Face peft saved
@@ -55,9 +56,8 @@ fn the_help_is_short_and_has_examples() {
 fn every_command_explains_itself() {
     let sandbox = Sandbox::new();
     for command in [
-        "demo", "edit", "generate", "perplexity", "apply", "revert", "inspect", "export", "import", "methods", "models", "stats", "trace", "verify",
+        "demo", "edit", "generate", "perplexity", "apply", "revert", "forget", "inspect", "export", "import", "methods", "models", "stats", "trace", "verify",
     ]
-    {
         let help = sandbox.run(&[command, "--help"]).success().stdout();
         assert!(help.contains("Usage: easyedit"), "{command}: {help}");
         for line in help.lines() {

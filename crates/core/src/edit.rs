@@ -195,6 +195,18 @@ impl Edit {
         }
     }
 
+    /// Drops the requests at the places `forgotten`, and what is told of each of them; changes and overlay are left as they are.
+    pub fn drop_requests(&mut self, forgotten: &[usize]) {
+        let count = self.requests.len();
+        let mut keep = (0..count).map(|place| !forgotten.contains(&place)).cycle();
+        if let Value::Array(told) = &mut self.diagnostics
+            && told.len() == count
+        {
+            told.retain(|_| keep.next().unwrap_or(true));
+        }
+        self.requests.retain(|_| keep.next().unwrap_or(true));
+    }
+
     /// Adds the changes to the model's weights; an [overlay](Self::overlay) is left to [`Registry::apply`](crate::Registry::apply).
     ///
     /// # Errors

@@ -115,6 +115,22 @@ pub trait EditMethod {
     fn lay_over(&self, _edit: &Edit, _model: Box<dyn LanguageModel>) -> Result<Box<dyn LanguageModel>> {
         Err(Error::Unsupported { method: self.name().to_owned(), message: "changes weights and has nothing to lay over a model".into() })
     }
+
+    /// `edit`, which a method of this name has made, as if it had been made without the requests at `forgotten`, by their places among
+    /// [its requests](Edit::requests). No model is needed: it can be done where the parts of an edit stand side by side.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if the edit is one change for all of its requests.
+    fn forget(&self, edit: &Edit, _forgotten: &[usize]) -> Result<Edit> {
+        Err(Error::Unsupported {
+            method: self.name().to_owned(),
+            message: format!(
+                "made one change of its {} facts, which cannot be taken apart; edit the model again with the other facts",
+                edit.requests.len()
+            ),
+        })
+    }
 }
 
 /// How a method type enters a [`Registry`](crate::Registry).

@@ -61,5 +61,9 @@ pub fn registry() -> Registry {
     registry.register::<easyedit_ft::Ft>();
     #[cfg(feature = "lora")]
     registry.register::<easyedit_lora::Lora>();
+    #[cfg(feature = "grace")]
+    registry.register::<easyedit_grace::Grace>();
+    #[cfg(feature = "kn")]
+    registry.register::<easyedit_kn::Kn>();
     registry
 }

@@ -9,6 +9,7 @@
 //!   provenance ([`find_moments`]), read from and written as EasyEdit's files;
 //! - [`TargetLoss`]: the loss of targets for methods that train weights, with what training cannot change computed once;
 //! - [`Cholesky`]: solves with such a statistic, in f64; [`NullSpace`]: what such a statistic does not see;
+//! - [`target_likelihood`]: the likelihood of wanted tokens with its derivative by the logits;
 //! - [`context_templates`]: short texts the fact is read in;
 //! - [`trace`]: causal tracing, which states of a pass carry a fact.
 //!
@@ -31,6 +32,7 @@ mod prefixes;
 mod preparation;
 mod row_groups;
 mod solver;
+mod target_likelihood;
 mod templates;
 mod trace;
 mod value;
@@ -50,6 +52,7 @@ pub use moments::{
 pub use null_space::NullSpace;
 pub use preparation::{Preparation, second_moments};
 pub use solver::Cholesky;
+pub use target_likelihood::{TargetLikelihood, target_likelihood};
 pub use templates::{TemplateConfig, checked_templates, context_templates};
 pub use trace::{Restoration, Trace, TraceConfig, TracePrompt, check_traceable, embedding_deviation, subject_noise, trace};
 pub use value::{OncePredicted, OptimizedValue, StepLoss, ValueConfig, ValueSite, ValueTargets, optimize_values};

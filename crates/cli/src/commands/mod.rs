@@ -7,6 +7,7 @@ mod destination;
 mod edit;
 mod export;
 mod ft_api;
+mod forget;
 mod generate;
 mod import;
 mod inspect;
@@ -84,6 +85,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<()> {
         Command::Perplexity(arguments) => perplexity::run(context, &arguments),
         Command::Apply(arguments) => apply::run(context, &arguments),
         Command::Revert(arguments) => revert::run(context, &arguments),
+        Command::Forget(arguments) => forget::run(context, &arguments),
         Command::Inspect(arguments) => inspect::run(context, &arguments),
         Command::Export(arguments) => export::run(context, &arguments),
         Command::Import(arguments) => import::run(context, &arguments),

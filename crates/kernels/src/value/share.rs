@@ -1,9 +1,9 @@
-use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use burn::tensor::{DType, Tensor, TensorData, activation};
 use easyedit_core::{Error, LanguageModel, Module, Probe, Result, Site, tensor_values};
 
 use super::search::Search;
 use crate::fact_states::FactStates;
-use crate::{Contexts, ValueConfig};
+use crate::{Contexts, ValueConfig, target_likelihood};
 
 /// A context among all that are under way.
 #[derive(Clone, Copy)]
@@ -196,27 +196,21 @@ impl Share {
         if count == 0 {
             return Ok((Vec::new(), Vec::new()));
         }
-        let device = log_probs.device();
-        let ids: Vec<i64> = self.predictions.iter().map(|(_, id, _)| i64::from(*id)).collect();
+        let ids: Vec<u32> = self.predictions.iter().map(|(_, id, _)| *id).collect();
         let weights: Vec<f32> = self.predictions.iter().map(|(.., weight)| *weight).collect();
-        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [count, 1]), &device);
-        let weights = Tensor::<2>::from_data(TensorData::new(weights, [count, 1]), &device);
-        let predicted = log_probs.clone().narrow(0, 0, count);
-        let of_targets = tensor_values(&predicted.clone().gather(1, ids.clone()))?;
-        let best = tensor_values(&predicted.clone().max_dim(1))?;
+        let loss = target_likelihood(&log_probs.clone().narrow(0, 0, count), &ids, &weights)?;
         let mut nll: PerContext<(f64, bool)> = Vec::new();
-        for (((row, _, weight), log_prob), best) in self.predictions.iter().zip(of_targets).zip(best) {
+        for (((row, _, weight), log_prob), is_best) in self.predictions.iter().zip(loss.log_probs).zip(loss.predicted) {
             let part = -f64::from(log_prob) * f64::from(*weight);
             match nll.last_mut() {
                 Some((last, (sum, most_probable))) if last == row => {
                     *sum += part;
-                    *most_probable &= log_prob >= best;
+                    *most_probable &= is_best;
                 }
-                _ => nll.push((*row, (part, log_prob >= best))),
+                _ => nll.push((*row, (part, is_best))),
             }
         }
-        let slope = (predicted.exp() * weights.clone()).scatter(1, ids, -weights, IndexingUpdateOp::Add);
-        Ok((nll, vec![slope]))
+        Ok((nll, vec![loss.slope]))
     }
 
     /// Divergence of each kept distribution from what it was in the first step, and the weighted derivative by its logits.

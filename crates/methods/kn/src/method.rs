@@ -1,0 +1,145 @@
+use std::collections::BTreeMap;
+
+use easyedit_core::{Edit, EditContext, EditMethod, EditRequest, EditedModel, Error, Hparams, LanguageModel, Method, ModelSpec, Result};
+use serde_json::{Value, json};
+
+use crate::answer::Answer;
+use crate::attribution::attribute;
+use crate::embedding_change::{Changes, change_of_columns};
+use crate::hparams::KnHparams;
+use crate::neurons::{Neuron, coarse, refined};
+use crate::patch::{Patch, PatchData};
+
+/// The method: [`KnHparams`].
+#[derive(Debug)]
+pub struct Kn {
+    hparams: KnHparams,
+}
+
+impl Method for Kn {
+    type Hparams = KnHparams;
+    const SUMMARY: &'static str = "knowledge neurons: found by integrated gradients, edited, suppressed or enhanced (Dai et al. 2022)";
+
+    fn new(hparams: KnHparams) -> Self {
+        Self { hparams }
+    }
+
+    fn hparams_for(spec: &ModelSpec) -> KnHparams {
+        KnHparams::for_spec(spec)
+    }
+}
+
+impl Kn {
+    /// The neurons that express the old answer of `request`, and what there is to tell about them.
+    fn neurons(&self, model: &dyn LanguageModel, request: &EditRequest, context: &EditContext<'_>) -> Result<(Answer, Vec<Neuron>, Value)> {
+        request.check()?;
+        let answer = Answer::of(model, request, self.hparams.refine)?;
+        let mut sets = Vec::with_capacity(answer.prompts.len());
+        let mut probabilities = Vec::with_capacity(answer.prompts.len());
+        for tokens in &answer.prompts {
+            let attribution =
+                attribute(model, tokens, self.hparams.steps, context.progress).map_err(|error| request.error(error.to_string()))?;
+            sets.push(coarse(&attribution, self.hparams.adaptive_threshold));
+            probabilities.push(attribution.probabilities);
+        }
+        let found: Vec<usize> = sets.iter().map(Vec::len).collect();
+        let mut neurons = match sets.len() {
+            1 => sets.pop().unwrap_or_default(),
+            _ => refined(&sets, self.hparams.p),
+        };
+        neurons.truncate(self.hparams.max_neurons.unwrap_or(usize::MAX));
+        if neurons.is_empty() {
+            return Err(request.error(format!(
+                "no neuron raises the probability of {:?}; give the answer the model gives as ground_truth, or lower p",
+                answer.text
+            )));
+        }
+        let told = json!({
+            "case_id": request.case_id,
+            "answer": answer.text,
+            "answer_from": if answer.is_models { "the model" } else { "ground_truth" },
+            "probabilities": probabilities,
+            "found_by_prompt": found,
+            "neurons": neurons,
+        });
+        Ok((answer, neurons, told))
+    }
+
+    fn warn(&self, requests: &[EditRequest]) {
+        if self.hparams.steps == 1 {
+            tracing::warn!(
+                "steps is 1: each attribution is one derivative, taken at the whole activation (EasyEdit takes it at 0); the paper's are 20"
+            );
+        }
+        if self.hparams.refine && requests.iter().any(|request| request.rephrase_prompt.is_none()) {
+            tracing::warn!("refine compares the neurons of several prompts, and a request without rephrase_prompt has one");
+        }
+    }
+}
+
+impl EditMethod for Kn {
+    fn name(&self) -> &'static str {
+        KnHparams::METHOD
+    }
+
+    fn hparams(&self) -> Value {
+        serde_json::to_value(&self.hparams).unwrap_or_default()
+    }
+
+    fn prepare(&mut self, _: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+        self.warn(requests);
+        let mut all_told = Vec::with_capacity(requests.len());
+        let mut all_neurons = Vec::with_capacity(requests.len());
+        let mut changes = Changes::default();
+        for request in requests {
+            let (answer, neurons, told) = self.neurons(model, request, context)?;
+            if self.changes_weights() {
+                changes.add(model, &neurons, &change_of_columns(model, request, answer.ids(), &self.hparams)?);
+            }
+            all_told.push(told);
+            all_neurons.push(neurons);
+        }
+        let edit = |deltas| Edit::of(self, model, requests, context.seed, Value::Array(all_told), deltas);
+        match self.changes_weights() {
+            true => Ok(edit(changes.deltas(model)?)),
+            false => Ok(edit(BTreeMap::new()).with_overlay(PatchData { mode: self.hparams.mode, neurons: all_neurons }.to_overlay()?)),
+        }
+    }
+
+    fn changes_weights(&self) -> bool {
+        self.hparams.mode.factor().is_none()
+    }
+
+    fn lay_over(&self, edit: &Edit, model: Box<dyn LanguageModel>) -> Result<Box<dyn LanguageModel>> {
+        let overlay = edit.overlay.clone().ok_or_else(|| Error::Unsupported {
+            method: self.name().to_owned(),
+            message: "the edit changes weights and has nothing to lay over a model".into(),
+        })?;
+        let patch = Patch::new(&PatchData::read(&overlay)?, &*model)?;
+        Ok(Box::new(EditedModel::new(model, self.name(), overlay, patch)))
+    }
+
+    fn forget(&self, edit: &Edit, forgotten: &[usize]) -> Result<Edit> {
+        let Some(overlay) = &edit.overlay else {
+            return Err(Error::Unsupported {
+                method: self.name().to_owned(),
+                message:
+                    "made one change of its weights for all facts, which cannot be taken apart; edit the model again with the other facts"
+                        .into(),
+            });
+        };
+        let mut data = PatchData::read(overlay)?;
+        let mut place = 0;
+        data.neurons.retain(|_| {
+            place += 1;
+            !forgotten.contains(&(place - 1))
+        });
+        let mut edit = Edit { overlay: Some(data.to_overlay()?), ..edit.clone() };
+        edit.drop_requests(forgotten);
+        Ok(edit)
+    }
+}
