@@ -26,17 +26,21 @@
 mod corpora;
 mod editor;
 pub mod hparams;
+mod sentences;
 mod session;
 
 pub use corpora::{SAMPLE_CORPUS, TextCorpora};
 pub use easyedit_core::*;
 pub use easyedit_data as data;
 pub use easyedit_eval as eval;
+#[cfg(feature = "ike")]
+pub use easyedit_ike as ike;
 pub use easyedit_kernels as kernels;
 pub use easyedit_models as models;
 #[cfg(feature = "trace")]
 pub use easyedit_trace as trace;
 pub use editor::{Editor, EditorOptions, Mode};
+pub use sentences::open_sentence_encoder;
 pub use session::EditSession;
 
 /// The methods this build knows: one per cargo feature. Others are added with [`Registry::register`].
@@ -53,5 +57,7 @@ pub fn registry() -> Registry {
     registry.register::<easyedit_pmet::Pmet>();
     #[cfg(feature = "alphaedit")]
     registry.register::<easyedit_alphaedit::AlphaEdit>();
+    #[cfg(feature = "ike")]
+    registry.register::<easyedit_ike::Ike>();
     registry
 }

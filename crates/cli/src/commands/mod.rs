@@ -6,6 +6,7 @@ mod demo;
 mod destination;
 mod edit;
 mod generate;
+mod index;
 mod inspect;
 mod lists;
 mod requests;
@@ -83,6 +84,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<()> {
         Command::Methods => lists::methods(context),
         Command::Models => lists::models(context),
         Command::Stats(arguments) => stats::run(context, &arguments),
+        Command::Index(arguments) => index::run(context, &arguments),
         Command::Trace(arguments) => trace::run(context, &arguments),
         Command::Verify(arguments) => verify::run(context, &arguments),
     }
