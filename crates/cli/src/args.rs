@@ -1,6 +1,7 @@
 //! The command line: one definition of each flag, from which the parser and the help are made.
 
 mod adapters;
+mod index;
 mod stats;
 mod trace;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use adapters::{ExportArguments, ExportFormat, ImportAdapterArguments};
+pub(crate) use index::IndexArguments;
 pub(crate) use stats::{CollectArguments, ImportArguments, MergeArguments, StatsArguments, StatsCommand};
 pub(crate) use trace::{States, TraceArguments};
 
@@ -85,6 +87,8 @@ pub(crate) enum Command {
     Models,
     /// Compute the second-moment statistics of layers ahead of time
     Stats(Box<StatsArguments>),
+    /// Build the index of demonstrations of in-context editing ahead of time, or ask it
+    Index(IndexArguments),
     /// Show in which layers and tokens the model recalls a fact (causal tracing)
     Trace(Box<TraceArguments>),
     /// Compare a model with what another implementation computed
@@ -194,6 +198,9 @@ pub(crate) struct EditArguments {
     /// folder of such files, or `self` for text that the model writes
     #[arg(long, value_name = "TEXT")]
     pub(crate) corpus: Option<PathBuf>,
+    /// File of records of other facts, from which methods that edit in the context (IKE) take demonstrations
+    #[arg(long, value_name = "FILE")]
+    pub(crate) demonstrations: Option<PathBuf>,
     /// Only edit, measure nothing
     #[arg(long)]
     pub(crate) no_evaluation: bool,

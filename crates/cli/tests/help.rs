@@ -28,6 +28,7 @@ fn the_help_is_short_and_has_examples() {
       methods     List the editing methods
       models      List the model families and the short names of models
       stats       Compute the second-moment statistics of layers ahead of time
+      index       Build the index of demonstrations of in-context editing ahead of time, or ask it
       trace       Show in which layers and tokens the model recalls a fact (causal tracing)
       verify      Compare a model with what another implementation computed
 
@@ -56,7 +57,7 @@ fn the_help_is_short_and_has_examples() {
 fn every_command_explains_itself() {
     let sandbox = Sandbox::new();
     for command in [
-        "demo", "edit", "generate", "perplexity", "apply", "revert", "forget", "inspect", "export", "import", "methods", "models", "stats", "trace", "verify",
+        "demo", "edit", "generate", "perplexity", "apply", "revert", "forget", "inspect", "export", "import", "methods", "models", "stats", "index", "trace", "verify",
     ]
         let help = sandbox.run(&[command, "--help"]).success().stdout();
         assert!(help.contains("Usage: easyedit"), "{command}: {help}");
@@ -89,6 +90,8 @@ fn every_command_explains_itself() {
           --corpus <TEXT>              Text for statistics instead of the one the hyperparameters name:
                                        a file (.txt with blank lines between documents, .json, .jsonl),
                                        a folder of such files, or `self` for text that the model writes
+          --demonstrations <FILE>      File of records of other facts, from which methods that edit in
+                                       the context (IKE) take demonstrations
           --no-evaluation              Only edit, measure nothing
       -o, --out <DIR>                  Folder to write results to; without it nothing is kept
           --save <WHAT>                What to write there [possible values: edit, checkpoint, both]

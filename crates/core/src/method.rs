@@ -1,8 +1,9 @@
 use std::path::PathBuf;
 
+use burn::tensor::Device;
 use serde_json::Value;
 
-use crate::{Edit, EditRequest, Error, Hparams, LanguageModel, ModelSpec, Progress, Result};
+use crate::{Edit, EditRequest, Error, Hparams, LanguageModel, ModelSpec, Progress, Result, SentenceEncoder};
 
 /// Name of the corpus that the model writes itself.
 pub const SELF_CORPUS: &str = "self";
@@ -16,7 +17,8 @@ pub enum CorpusText {
     SelfWritten,
 }
 
-/// Where methods get text for statistics from.
+/// Where methods get from what is neither in the model nor in the requests: text for statistics, and where there are any, records of other
+/// facts and encoders of sentences.
 pub trait Corpora {
     /// The documents of the corpus called `name` (the value of `mom2_dataset`: a known name, or the path of a text file).
     ///
@@ -41,6 +43,24 @@ pub trait Corpora {
     /// what is wanted.
     fn stands_in(&self) -> bool {
         false
+    }
+
+    /// The facts of the dataset called `name` (the value of `train_data`: the path of a file).
+    ///
+    /// # Errors
+    ///
+    /// If there is no such dataset, or it cannot be read.
+    fn records(&self, name: &str) -> Result<Vec<EditRequest>> {
+        Err(Error::hparams(format!("train_data: no dataset {name:?} can be read here")))
+    }
+
+    /// The sentence encoder called `name` (the value of `sentence_model_name`), on `device`; it may have to be downloaded.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such encoder, or it cannot be had.
+    fn sentence_encoder(&self, name: &str, _device: &Device, _progress: &dyn Progress) -> Result<Box<dyn SentenceEncoder>> {
+        Err(Error::hparams(format!("sentence_model_name: no sentence encoder {name:?} can be had here")))
     }
 }
 

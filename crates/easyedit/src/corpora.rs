@@ -1,7 +1,10 @@
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{Corpora, CorpusText, Error, Result, SELF_CORPUS};
-use easyedit_data::{read_corpus, sample_text, split_documents};
+use burn::tensor::Device;
+use easyedit_core::{Corpora, CorpusText, EditRequest, Error, Progress, Result, SELF_CORPUS, SentenceEncoder};
+use easyedit_data::{read_corpus, read_requests, sample_text, split_documents};
+
+use crate::open_sentence_encoder;
 
 /// Name of the text that is built in.
 pub const SAMPLE_CORPUS: &str = "wikitext-sample";
@@ -9,7 +12,8 @@ pub const SAMPLE_CORPUS: &str = "wikitext-sample";
 /// Corpora that EasyEdit downloads by name.
 const DOWNLOADED: &[&str] = &["wikipedia", "wikitext"];
 
-/// Text for statistics: from a file or a folder, from the sample that is built in, or written by the model itself.
+/// Text for statistics: from a file or a folder, from the sample that is built in, or written by the model itself. Records are read from
+/// files in any of [`easyedit_data`]'s formats, and sentence encoders opened by [`open_sentence_encoder`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextCorpora {
     /// Stands in for whatever corpus the hyperparameters name: a text file with blank lines between documents, a `.json` or `.jsonl`
@@ -51,6 +55,17 @@ impl Corpora for TextCorpora {
 
     fn stands_in(&self) -> bool {
         self.corpus.is_some()
+    }
+
+    fn records(&self, name: &str) -> Result<Vec<EditRequest>> {
+        match Path::new(name) {
+            path if path.exists() => read_requests(path),
+            _ => Err(Error::hparams(format!("train_data: there is no file {name:?}; give a dataset with --demonstrations FILE"))),
+        }
+    }
+
+    fn sentence_encoder(&self, name: &str, device: &Device, progress: &dyn Progress) -> Result<Box<dyn SentenceEncoder>> {
+        open_sentence_encoder(name, device, progress)
     }
 }
 

@@ -26,6 +26,7 @@
 mod corpora;
 mod editor;
 pub mod hparams;
+mod sentences;
 mod session;
 
 pub use corpora::{SAMPLE_CORPUS, TextCorpora};
@@ -34,6 +35,8 @@ pub use easyedit_data as data;
 pub use easyedit_eval as eval;
 #[cfg(feature = "ft-api")]
 pub use easyedit_ft_api as ft_api;
+#[cfg(feature = "ike")]
+pub use easyedit_ike as ike;
 pub use easyedit_kernels as kernels;
 pub use easyedit_models as models;
 #[cfg(feature = "peft")]
@@ -41,6 +44,7 @@ pub use easyedit_peft as peft;
 #[cfg(feature = "trace")]
 pub use easyedit_trace as trace;
 pub use editor::{Editor, EditorOptions, Mode};
+pub use sentences::open_sentence_encoder;
 pub use session::EditSession;
 
 /// The methods this build knows: one per cargo feature. (`ft_api` edits a model behind an API instead of a [`LanguageModel`], so it is called by itself.) Others are added with [`Registry::register`].
@@ -65,5 +69,7 @@ pub fn registry() -> Registry {
     registry.register::<easyedit_grace::Grace>();
     #[cfg(feature = "kn")]
     registry.register::<easyedit_kn::Kn>();
+    #[cfg(feature = "ike")]
+    registry.register::<easyedit_ike::Ike>();
     registry
 }

@@ -1,5 +1,6 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use easyedit_core::{ParamName, Pass, TokenBatch, Tokenizer, nearest_name};
+use easyedit_core::{Fingerprint, ParamName, Pass, TokenBatch, Tokenizer, nearest_name};
+use sha2::{Digest, Sha256};
 
 use crate::activation::Activation;
 use crate::decoder::check_ids;
@@ -122,17 +123,18 @@ impl TextEncoder {
         Ok(shares.matmul(hidden))
     }
 
-    /// Embeddings of texts: [mean-pooled](Self::mean_pooled) and of length 1, so that their products are cosines: `[texts, d_model]`.
+    /// Embeddings of texts: [mean-pooled](Self::mean_pooled) and of length 1, so that their products are cosines: `[texts, d_model]`. A
+    /// text longer than the positions is cut; its last token, which closes it, stays.
     ///
     /// # Errors
     ///
-    /// As [`encode`](Self::encode) and [`last_hidden_state`](Self::last_hidden_state).
+    /// As [`encode`](Self::encode).
     ///
     /// # Source
     ///
     /// Reimers and Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks", 2019.
     pub fn sentence_embeddings<T: AsRef<str>>(&self, texts: &[T]) -> Result<Tensor<2>> {
-        let batch = self.encode(texts)?;
+        let batch = self.cut(self.encode(texts)?)?;
         // Like lengths together; a text does not depend on those it is run with.
         let mut order: Vec<usize> = (0..batch.rows()).collect();
         order.sort_by_key(|row| batch.len(*row));
@@ -145,6 +147,41 @@ impl TextEncoder {
         let count = places.len();
         let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &self.device);
         Ok(Tensor::cat(parts, 0).select(0, places))
+    }
+
+    /// The rows, each with as many of its first tokens as leave a position for its last.
+    fn cut(&self, batch: TokenBatch) -> Result<TokenBatch> {
+        let limit = self.shape.max_positions;
+        if batch.width() <= limit {
+            return Ok(batch);
+        }
+        let row = |row: usize| -> Vec<u32> {
+            let mut ids: Vec<u32> = batch.range(row).filter_map(|token| batch.ids().get(token).copied()).collect();
+            if ids.len() > limit {
+                let last = ids.last().copied();
+                ids.truncate(limit.saturating_sub(1));
+                ids.extend(last);
+            }
+            ids
+        };
+        let rows: Vec<Vec<u32>> = (0..batch.rows()).map(row).collect();
+        Ok(TokenBatch::new(&rows)?)
+    }
+
+    /// SHA-256 over the tokenizer and all weights, in hexadecimal.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Core`] if the device cannot give a weight back.
+    pub fn fingerprint(&self) -> Result<String> {
+        let tokenizer = self.tokenizer.inner().to_string(false);
+        let mut hash = Sha256::new();
+        hash.update(tokenizer.map_err(|e| easyedit_core::Error::Tokenizer(e.to_string()))?);
+        for name in self.parameter_names() {
+            hash.update(name.as_str());
+            hash.update(Fingerprint::of(&self.weight(&name)?)?.as_str());
+        }
+        Ok(format!("{:x}", hash.finalize()))
     }
 
     /// Names of all parameters, in the words of a checkpoint that has a head.

@@ -106,6 +106,10 @@ fn what_does_not_fit_is_an_error_that_names_it() {
     let long = model.last_hidden_state(&TokenBatch::new(&[vec![1; 65]]).unwrap()).unwrap_err().to_string();
     assert!(long.contains("65 tokens") && long.contains("64 positions"), "{long}");
     assert!(model.last_hidden_state(&TokenBatch::new(&[[512]]).unwrap()).unwrap_err().to_string().contains("token id 512"));
+    let cut = [vec![7u8; 63], vec![9]].concat();
+    let whole = [vec![7u8; 90], vec![9]].concat();
+    let of = |text: &[u8]| values(&model.sentence_embeddings(&[std::str::from_utf8(text).unwrap()]).unwrap());
+    assert_close(&of(&whole), &of(&cut), 1e-6, "a text beyond the positions, of which the first 63 tokens and the last are read");
     assert!(model.sentence_embeddings::<&str>(&[]).is_err() && model.sentence_embeddings(&[""]).is_err());
     let gpt = serde_json::json!({"model_type": "distilbret"});
     let config = ModelConfig::new(gpt, "config.json").unwrap();

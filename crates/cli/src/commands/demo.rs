@@ -71,6 +71,7 @@ pub(super) fn run(context: &Context, arguments: &DemoArguments) -> Result<()> {
         requests: vec![DEMO.request()],
         mode: Mode::Independent,
         corpus: None,
+        demonstrations: None,
         evaluate: true,
         output: &arguments.output,
         report: None,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::requests::requests;
 use super::run::{Finished, Run};
-use super::{Context, check_corpus, ft_api};
+use super::{Context, check_corpus, check_file, ft_api};
 use crate::args::{EditArguments, EditMode};
 use crate::output::{continuation_table, record_table, score_table};
 
@@ -29,6 +29,9 @@ pub(super) fn run(context: &Context, arguments: &EditArguments) -> Result<()> {
     if let Some(corpus) = &arguments.corpus {
         check_corpus("--corpus", corpus)?;
     }
+    if let Some(demonstrations) = &arguments.demonstrations {
+        check_file("--demonstrations", demonstrations)?;
+    }
     let run = Run {
         model: &arguments.model.model,
         entry,
@@ -36,6 +39,7 @@ pub(super) fn run(context: &Context, arguments: &EditArguments) -> Result<()> {
         requests: requests(arguments)?,
         mode: mode(arguments.mode),
         corpus: arguments.corpus.clone(),
+        demonstrations: arguments.demonstrations.as_deref(),
         evaluate: !arguments.no_evaluation,
         output: &arguments.output,
         report: arguments.report.as_deref(),

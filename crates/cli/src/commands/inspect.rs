@@ -93,6 +93,10 @@ fn text(edit: &Edit, norms: &[f64], bytes: u64) -> String {
     if !edit.deltas.is_empty() {
         text.push_str(&format!("\n{}", tensors.render()));
     }
+    let data = edit.overlay.iter().filter_map(|overlay| overlay.data.as_object()).flatten();
+    for (name, list) in data.filter_map(|(name, value)| Some((name, value.as_array()?))) {
+        text.push_str(&format!("\nlaid over   {} {name}", list.len()));
+    }
     for (name, matrix) in edit.overlay.iter().flat_map(|overlay| &overlay.tensors) {
         let [rows, cols] = matrix.shape();
         text.push_str(&format!("\nlaid over   {name} {rows}×{cols}"));

@@ -10,6 +10,7 @@ mod ft_api;
 mod forget;
 mod generate;
 mod import;
+mod index;
 mod inspect;
 mod lists;
 mod perplexity;
@@ -92,6 +93,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<()> {
         Command::Methods => lists::methods(context),
         Command::Models => lists::models(context),
         Command::Stats(arguments) => stats::run(context, &arguments),
+        Command::Index(arguments) => index::run(context, &arguments),
         Command::Trace(arguments) => trace::run(context, &arguments),
         Command::Verify(arguments) => verify::run(context, &arguments),
     }

