@@ -37,15 +37,30 @@ pub(crate) struct ResultsArguments {
     kept: PathBuf,
 }
 
-/// A row of the table: a method, with keys that differ from its file for the model.
-struct Row {
+/// Keys that differ from a method's file for the model.
+type Keys = &'static [(&'static str, &'static str)];
+
+/// A form of a method that is shown besides others.
+struct Variant {
     name: &'static str,
     method: &'static str,
-    keys: &'static [(&'static str, &'static str)],
+    keys: Keys,
+}
+
+/// A row of the table.
+struct Row {
+    name: String,
+    method: String,
+    keys: Keys,
 }
 
 /// Methods that are shown in more than one form.
-const VARIANTS: &[Row] = &[];
+const VARIANTS: &[Variant] = &[
+    Variant { name: "FT-M", method: "FT", keys: &[] },
+    Variant { name: "FT-L", method: "FT", keys: &[("objective_optimization", "prompt_last")] },
+    Variant { name: "LoRA", method: "LoRA", keys: &[("lora_type", "lora")] },
+    Variant { name: "AdaLoRA", method: "LoRA", keys: &[("lora_type", "adalora")] },
+];
 
 /// Measures the rows that are asked for and writes the page.
 pub(crate) fn run(root: &Path, arguments: &ResultsArguments) -> Result<()> {
@@ -54,13 +69,13 @@ pub(crate) fn run(root: &Path, arguments: &ResultsArguments) -> Result<()> {
     let file = root.join(&arguments.kept).join(format!("methods-{}.json", arguments.model));
     let mut kept = read(&file)?;
     let methods = methods(root, program)?;
-    let rows: Vec<(String, String, &[(&str, &str)])> = methods.iter().flat_map(|method| rows_of(method)).collect();
-    let known: Vec<&str> = rows.iter().map(|(name, ..)| name.as_str()).collect();
+    let rows: Vec<Row> = methods.iter().flat_map(|method| rows_of(method)).collect();
+    let known: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
     let wanted: Vec<&str> = arguments.rows.iter().map(String::as_str).filter(|name| *name != "none").collect();
     if let Some(unknown) = wanted.iter().find(|name| !known.iter().any(|known| known.eq_ignore_ascii_case(name))) {
         bail!("there is no row {unknown:?}; the rows are {}", known.join(", "));
     }
-    for (name, method, keys) in &rows {
+    for Row { name, method, keys } in &rows {
         let all = arguments.rows.is_empty();
         if !all && !wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(name)) {
             continue;
@@ -83,12 +98,13 @@ fn methods(root: &Path, program: &str) -> Result<Vec<String>> {
     Ok(names.filter(|name| !name.ends_with("-Api")).map(str::to_owned).collect())
 }
 
-fn rows_of(method: &str) -> Vec<(String, String, &'static [(&'static str, &'static str)])> {
-    let variants: Vec<&Row> = VARIANTS.iter().filter(|row| row.method.eq_ignore_ascii_case(method)).collect();
-    if variants.is_empty() {
-        return vec![(method.to_owned(), method.to_owned(), &[])];
+fn rows_of(method: &str) -> Vec<Row> {
+    let row = |name: &str, keys| Row { name: name.to_owned(), method: method.to_owned(), keys };
+    let variants: Vec<&Variant> = VARIANTS.iter().filter(|variant| variant.method.eq_ignore_ascii_case(method)).collect();
+    match variants.is_empty() {
+        true => vec![row(method, &[])],
+        false => variants.into_iter().map(|variant| row(variant.name, variant.keys)).collect(),
     }
-    variants.into_iter().map(|row| (row.name.to_owned(), method.to_owned(), row.keys)).collect()
 }
 
 /// Edits all facts with a method; what its table row needs.

@@ -23,7 +23,7 @@ const FAMILIES: &[&str] = &[
     "bloom", "minigpt",
 ];
 /// Words that name an editing method.
-const METHODS: &[&str] = &["rome", "memit", "mend", "serac", "emmet", "pmet", "alphaedit"];
+const METHODS: &[&str] = &["rome", "memit", "mend", "serac", "emmet", "pmet", "alphaedit", "grace", "lora", "ike"];
 /// Macros that mark unfinished work or were left behind while debugging.
 const UNFINISHED: &[&str] = &["todo", "unimplemented", "dbg"];
 

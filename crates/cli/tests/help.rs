@@ -57,8 +57,23 @@ fn the_help_is_short_and_has_examples() {
 fn every_command_explains_itself() {
     let sandbox = Sandbox::new();
     for command in [
-        "demo", "edit", "generate", "perplexity", "apply", "revert", "forget", "inspect", "export", "import", "methods", "models", "stats", "index", "trace", "verify",
-    ]
+        "demo",
+        "edit",
+        "generate",
+        "perplexity",
+        "apply",
+        "revert",
+        "forget",
+        "inspect",
+        "export",
+        "import",
+        "methods",
+        "models",
+        "stats",
+        "index",
+        "trace",
+        "verify",
+    ] {
         let help = sandbox.run(&[command, "--help"]).success().stdout();
         assert!(help.contains("Usage: easyedit"), "{command}: {help}");
         for line in help.lines() {

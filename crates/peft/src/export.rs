@@ -92,6 +92,12 @@ pub fn export(model: &dyn LanguageModel, edits: &[Edit], options: &ExportOptions
             return Err(Error::format(out.join(name), "is there already and would be overwritten; choose another --out"));
         }
     }
+    if let Some(edit) = edits.iter().find(|edit| edit.overlay.is_some()) {
+        return Err(Error::Nothing(format!(
+            "the edit of {} is laid over the model and changes no weights, so no adapter can hold it",
+            edit.method
+        )));
+    }
     // All that can be wrong between edits and model is found by applying them to a copy, which shares the weights.
     let _applied = apply_all(edits, &mut *model.boxed_clone())?;
     let modules = modules(model.spec(), edits, options.rank)?;

@@ -59,6 +59,7 @@ pub fn import(folder: &Path, model: &dyn LanguageModel) -> Result<Edit> {
         requests: Vec::new(),
         diagnostics: json!({"base_model": base_model, "modules": Value::Array(told)}),
         deltas,
+        overlay: None,
     })
 }
 

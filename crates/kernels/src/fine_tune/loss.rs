@@ -1,7 +1,8 @@
-use burn::tensor::{Gradients, IndexingUpdateOp, Int, Tensor, TensorData, activation};
-use easyedit_core::{Error, LanguageModel, ModelSpec, ParamName, Pass, Result, TokenBatch, tensor_values};
+use burn::tensor::{Gradients, Tensor, activation};
+use easyedit_core::{Error, LanguageModel, ModelSpec, ParamName, Pass, Result, TokenBatch};
 
 use super::TrainingRow;
+use crate::{TargetLikelihood, target_likelihood};
 
 /// The negative log-likelihood of what rows are to predict: the mean over the rows of the mean over a row's predictions.
 ///
@@ -115,23 +116,17 @@ impl TargetLoss {
         let logits = self.logits(model, hidden)?;
         let plain = if logits.is_autodiff() { logits.clone().inner() } else { logits.clone() };
         let log_probs = activation::log_softmax(plain, 1);
-        let count = self.predictions.len();
-        let device = model.device();
-        let ids: Vec<i64> = self.predictions.iter().map(|(_, id, _)| i64::from(*id)).collect();
+        let ids: Vec<u32> = self.predictions.iter().map(|(_, id, _)| *id).collect();
         let weights: Vec<f32> = self.predictions.iter().map(|(.., weight)| *weight).collect();
-        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [count, 1]), &device);
-        let weights = Tensor::<2>::from_data(TensorData::new(weights, [count, 1]), &device);
-        let of_targets = tensor_values(&log_probs.clone().gather(1, ids.clone()))?;
-        let best = tensor_values(&log_probs.clone().max_dim(1))?;
+        let TargetLikelihood { log_probs, predicted, slope } = target_likelihood(&log_probs, &ids, &weights)?;
         let mut row_losses = vec![0f64; self.rows];
-        for ((row, _, weight), log_prob) in self.predictions.iter().zip(&of_targets) {
+        for ((row, _, weight), log_prob) in self.predictions.iter().zip(&log_probs) {
             if let Some(loss) = row_losses.get_mut(*row) {
                 *loss -= f64::from(*log_prob) * f64::from(*weight) * self.rows as f64;
             }
         }
         let loss = row_losses.iter().sum::<f64>() / self.rows as f64;
-        let predicted = of_targets.iter().zip(&best).all(|(target, best)| target >= best);
-        let slope = (log_probs.exp() * weights.clone()).scatter(1, ids, -weights, IndexingUpdateOp::Add);
+        let predicted = predicted.iter().all(|predicted| *predicted);
         Ok(LossPass { loss, row_losses, predicted, logits, slope })
     }
 

@@ -42,6 +42,8 @@ mod secret;
 mod state;
 mod training;
 
+/// The vocabulary: requests, models, edits.
+pub use easyedit_core as core;
 pub use error::Error;
 pub use evaluation::{Evaluated, Exchange};
 pub use hparams::{DEFAULT_SYSTEM_PROMPT, FtApiHparams};

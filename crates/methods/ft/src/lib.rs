@@ -20,5 +20,7 @@ mod method;
 mod training;
 mod weights;
 
+/// The vocabulary: requests, models, edits.
+pub use easyedit_core as core;
 pub use hparams::{FtHparams, Objective};
 pub use method::Ft;

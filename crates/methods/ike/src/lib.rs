@@ -25,6 +25,8 @@ mod selection;
 mod word_vectors;
 
 pub use demonstration::{Demonstration, Kind, demonstrations_of};
+/// The vocabulary: requests, models, edits.
+pub use easyedit_core as core;
 pub use hparams::{IkeHparams, Retrieval, Selection};
 pub use index::DemonstrationIndex;
 pub use method::Ike;

@@ -24,6 +24,8 @@ mod neurons;
 mod patch;
 
 pub use attribution::{Attribution, attribute};
+/// The vocabulary: requests, models, edits.
+pub use easyedit_core as core;
 pub use hparams::{KnHparams, KnMode};
 pub use method::Kn;
 pub use neurons::Neuron;

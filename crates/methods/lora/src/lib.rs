@@ -26,5 +26,7 @@ mod modules;
 mod orthogonality;
 mod training;
 
+/// The vocabulary: requests, models, edits.
+pub use easyedit_core as core;
 pub use hparams::{LoraHparams, LoraType, Sequential};
 pub use method::Lora;

@@ -31,6 +31,7 @@ pub(crate) fn edit_of(model: &dyn LanguageModel, deltas: impl IntoIterator<Item 
         requests: Vec::new(),
         diagnostics: serde_json::Value::Null,
         deltas: deltas.into_iter().collect(),
+        overlay: None,
     }
 }
 

@@ -17,5 +17,7 @@ mod hparams;
 mod insertion;
 mod method;
 
+/// The vocabulary: requests, models, edits.
+pub use easyedit_core as core;
 pub use hparams::NewMethodHparams;
 pub use method::NewMethod;
