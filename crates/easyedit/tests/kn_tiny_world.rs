@@ -75,6 +75,7 @@ fn the_neurons_found_matter_more_than_others() {
 #[test]
 fn kn_edits_every_model_a_little() {
     let registry = easyedit::registry();
+    let mut all = Vec::new();
     for name in tiny_world::model_names() {
         let model = tiny_world::model(name).unwrap();
         let document = document(&registry, &*model);
@@ -87,5 +88,9 @@ fn kn_edits_every_model_a_little() {
         let got = [scores.rewrite_acc.unwrap(), scores.rephrase_acc.unwrap(), scores.locality["neighborhood_acc"]];
         let before = session.summary.mean_metrics.pre.rewrite_acc.unwrap();
         println!("KN {name}: reliability, generalization, locality {got:.3?}, {:.1} s; before {before:.3}", session.summary.seconds.edit);
+        assert!(got[0] >= before - 1e-9, "{name}: {got:?}, before {before}");
+        all.push(got[0]);
     }
+    let mean = all.iter().sum::<f64>() / all.len() as f64;
+    assert!(mean >= 0.5, "{mean}: {all:?}");
 }
