@@ -115,7 +115,7 @@ fn the_index_is_built_ahead_of_time_and_asked() {
     assert!(
         text.contains("3 copy, 2 update, 2 retain")
             && text.contains(", found")
-            && text.contains("1.000  copy         2  New Fact: Ada speaks Welsh / "),
+            && text.contains("1.000  copy       2  New Fact: Ada speaks Welsh / "),
         "{text}"
     );
 

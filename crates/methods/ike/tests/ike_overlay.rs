@@ -171,16 +171,18 @@ fn a_context_is_never_longer_than_the_positions() {
     }
 }
 
+type Change<'a> = &'a dyn Fn(&mut Value);
+
 #[test]
 fn overlays_that_are_no_contexts_are_refused() {
     let model = tiny_model("llama", 1).unwrap();
     let sound = edit(hparams(), &*model, &requests()[..1]).unwrap();
-    let with = |change: &dyn Fn(&mut Value)| {
+    let with = |change: Change<'_>| {
         let mut edit = sound.clone();
         change(&mut edit.overlay.as_mut().unwrap().data);
         registry().apply(&[edit], model.boxed_clone()).map(|_| ()).unwrap_err().to_string()
     };
-    let hostile: [(&dyn Fn(&mut Value), &str); 7] = [
+    let hostile: [(Change<'_>, &str); 7] = [
         (&|data| *data = Value::Null, "holds no demonstrations and facts"),
         (&|data| *data = json!([1, 2]), "holds no demonstrations and facts"),
         (&|data| data["facts"] = json!([]), "holds no fact"),

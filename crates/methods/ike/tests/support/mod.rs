@@ -39,7 +39,7 @@ impl SentenceEncoder for Letters {
 
 impl Letters {
     pub(crate) fn one(&self, text: &str) -> Vec<f32> {
-        let mut row = vec![0f32; WIDTH];
+        let mut row = [0f32; WIDTH];
         for run in text.as_bytes().windows(3) {
             let place = run.iter().fold(7 + self.version, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte))) % WIDTH as u64;
             row[place as usize] += 1.0;
