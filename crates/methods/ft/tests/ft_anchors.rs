@@ -56,8 +56,8 @@ fn facts_are_learned_and_nothing_but_the_chosen_weight_changes() {
 #[test]
 fn training_ends_when_the_loss_is_small() {
     let model = tiny_model("llama", 42).unwrap();
-    let hparams = FtHparams { num_steps: 300, lr: 1e-2, layers: vec![0, 1, 2], ..hparams(&*model) };
-    // One fact: the prompts of several are too much alike to a random model.
+    // Every parameter: behind a random head of this width no hidden state makes any token that probable.
+    let hparams = FtHparams { num_steps: 300, lr: 1e-2, rewrite_module_tmp: "weight".into(), ..hparams(&*model) };
     let (made, edited) = edit(&mut Ft::new(hparams), &*model, &requests()[..1]);
     let losses: Vec<f64> = serde_json::from_value(made.diagnostics["losses"].clone()).unwrap();
     assert!(losses.len() < 300 && *losses.last().unwrap() < 1e-2 && losses[..losses.len() - 1].iter().all(|loss| *loss >= 1e-2));
