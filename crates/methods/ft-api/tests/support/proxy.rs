@@ -6,10 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use super::http::read_head;
 
+/// A request's first line and its `Proxy-Authorization`.
+type Asked = (String, Option<String>);
+
 pub struct Proxy {
     pub address: String,
-    /// First lines and `Proxy-Authorization` of what it was asked for.
-    pub asked: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    /// What it was asked for.
+    pub asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Proxy {
