@@ -1,7 +1,6 @@
 //! The crates as others get them: packaged, unpacked elsewhere, and depended on by projects outside the workspace.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
@@ -32,24 +31,33 @@ const EXAMPLES: &[Example] = &[
 ];
 
 /// Packages every library crate, builds the examples against the packages and runs them.
+///
+/// Packages and examples are put into one workspace of their own and built together, so that what they depend on is built with the features
+/// it already has.
 pub(crate) fn run_examples(root: &Path) -> Result<bool> {
-    let packages = packaged(root)?;
     let folder = target(root).join("examples");
-    std::fs::create_dir_all(&folder)?;
-    let config = folder.join("packages.toml");
-    std::fs::write(&config, patches(&packages))?;
+    let workspace = folder.join("workspace");
+    if workspace.is_dir() {
+        std::fs::remove_dir_all(&workspace).with_context(|| format!("cannot empty {}", workspace.display()))?;
+    }
+    let packages = packaged(root, &workspace.join("packages"))?;
     for example in EXAMPLES {
-        let source = root.join("examples").join(example.name);
-        // The versions of the dependencies that everything else was tested with.
-        std::fs::copy(root.join("Cargo.lock"), source.join("Cargo.lock")).context("cannot copy Cargo.lock")?;
-        let manifest = source.join("Cargo.toml");
-        let mut line = vec!["cargo", "build", "--release", "--config"];
-        let (config, manifest, target) = (config.to_string_lossy(), manifest.to_string_lossy(), target(root));
-        let target_text = target.to_string_lossy();
-        line.extend([&*config, "--manifest-path", &*manifest, "--target-dir", &*target_text]);
-        if !run(&mut command(root, &line))? {
-            return Ok(false);
-        }
+        copy_example(&root.join("examples").join(example.name), &workspace.join("examples").join(example.name))?;
+    }
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml"))?;
+    std::fs::write(workspace.join("Cargo.toml"), manifest_of(&manifest, &packages)?)?;
+    // The versions of the dependencies that everything else was tested with.
+    std::fs::copy(root.join("Cargo.lock"), workspace.join("Cargo.lock")).context("cannot copy Cargo.lock")?;
+    let (manifest, target) = (workspace.join("Cargo.toml"), target(root));
+    let (manifest, target_text) = (manifest.to_string_lossy(), target.to_string_lossy());
+    let mut line = vec!["cargo", "build", "--release", "--workspace", "--manifest-path", &manifest, "--target-dir", &target_text];
+    for example in EXAMPLES {
+        line.extend(["--bin", example.name]);
+    }
+    if !run(&mut command(root, &line))? {
+        return Ok(false);
+    }
+    for example in EXAMPLES {
         let program = target.join("release").join(format!("{}{}", example.name, std::env::consts::EXE_SUFFIX));
         let arguments: Vec<String> = example.arguments.iter().map(|argument| argument_at(root, argument)).collect();
         let output = command(root, &[&program.to_string_lossy()]).args(&arguments).current_dir(&folder).output()?;
@@ -65,19 +73,42 @@ pub(crate) fn run_examples(root: &Path) -> Result<bool> {
     Ok(true)
 }
 
+/// Copies the manifest and the sources of an example, which is no workspace of its own then.
+fn copy_example(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to.join("src"))?;
+    let manifest = std::fs::read_to_string(from.join("Cargo.toml")).with_context(|| format!("cannot read {}", from.display()))?;
+    std::fs::write(to.join("Cargo.toml"), manifest.replace("[workspace]\n", ""))?;
+    for entry in std::fs::read_dir(from.join("src"))? {
+        let file = entry?;
+        std::fs::copy(file.path(), to.join("src").join(file.file_name()))?;
+    }
+    Ok(())
+}
+
+/// The manifest of a workspace of packages and examples: profiles as in `manifest`, the packages in the place of published crates.
+fn manifest_of(manifest: &str, packages: &[String]) -> Result<String> {
+    let profiles = manifest.find("[profile.").map(|at| &manifest[at..]).context("Cargo.toml has no profile")?;
+    let mut text = format!("[workspace]\nresolver = \"3\"\nmembers = [\"packages/*\", \"examples/*\"]\n\n{profiles}\n[patch.crates-io]\n");
+    for folder in packages {
+        let (name, _version) = folder.rsplit_once('-').with_context(|| format!("{folder} has no version"))?;
+        text.push_str(&format!("{name} = {{ path = \"packages/{folder}\" }}\n"));
+    }
+    Ok(text)
+}
+
 /// An argument that names a file of the repository, as a path that holds anywhere.
 fn argument_at(root: &Path, argument: &str) -> String {
     let path = root.join(argument);
     if argument.contains('/') && path.exists() { path.to_string_lossy().into_owned() } else { argument.to_owned() }
 }
 
-/// Packages the crates and unpacks them: the folder of each, by name.
-fn packaged(root: &Path) -> Result<BTreeMap<String, PathBuf>> {
+/// Packages the crates and unpacks them in `into`: the names of their folders.
+fn packaged(root: &Path, into: &Path) -> Result<Vec<String>> {
     let target = target(root);
     let target_text = target.to_string_lossy().into_owned();
-    let folder = target.join("package");
-    if folder.is_dir() {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    let archives = target.join("package");
+    if archives.is_dir() {
+        std::fs::remove_dir_all(&archives).with_context(|| format!("cannot empty {}", archives.display()))?;
     }
     let mut line = vec!["cargo", "package", "--workspace", "--no-verify", "--allow-dirty", "--quiet", "--target-dir", &target_text];
     for name in NOT_PUBLISHED {
@@ -86,28 +117,21 @@ fn packaged(root: &Path) -> Result<BTreeMap<String, PathBuf>> {
     if !run(&mut command(root, &line))? {
         bail!("not every crate can be packaged");
     }
-    let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(&folder)? {
+    std::fs::create_dir_all(into)?;
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir(&archives)? {
         let file = entry?.path();
         let Some(name) = file.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".crate")) else { continue };
-        let archive = file.to_string_lossy().into_owned();
-        if !run(&mut command(root, &["tar", "-xzf", &archive, "-C", &folder.to_string_lossy()]))? {
-            bail!("{archive} cannot be unpacked");
+        if !run(&mut command(root, &["tar", "-xzf", &file.to_string_lossy(), "-C", &into.to_string_lossy()]))? {
+            bail!("{} cannot be unpacked", file.display());
         }
-        let unpacked = folder.join(name);
-        let (name, _version) = name.rsplit_once('-').with_context(|| format!("{name} has no version"))?;
-        found.insert(name.to_owned(), unpacked);
+        folders.push(name.to_owned());
     }
-    match found.is_empty() {
+    folders.sort();
+    match folders.is_empty() {
         true => bail!("no crate was packaged"),
-        false => Ok(found),
+        false => Ok(folders),
     }
-}
-
-/// A cargo configuration that takes the crates from the folders they were unpacked to.
-fn patches(packages: &BTreeMap<String, PathBuf>) -> String {
-    let line = |(name, folder): (&String, &PathBuf)| format!("{name} = {{ path = {:?} }}\n", folder.to_string_lossy());
-    packages.iter().map(line).fold("[patch.crates-io]\n".to_owned(), |text, line| text + &line)
 }
 
 #[cfg(test)]
@@ -116,8 +140,10 @@ mod tests {
 
     #[test]
     fn packages_stand_in_for_published_crates() {
-        let packages = BTreeMap::from([("easyedit-core".to_owned(), PathBuf::from("/p/easyedit-core-0.1.0"))]);
-        assert_eq!(patches(&packages), "[patch.crates-io]\neasyedit-core = { path = \"/p/easyedit-core-0.1.0\" }\n");
+        let text = manifest_of("[workspace]\n[profile.release]\nopt-level = 3\n", &["easyedit-core-0.1.0".to_owned()]).unwrap();
+        assert!(text.contains("[profile.release]\nopt-level = 3\n"), "{text}");
+        assert!(text.ends_with("easyedit-core = { path = \"packages/easyedit-core-0.1.0\" }\n"), "{text}");
+        assert!(manifest_of("[workspace]", &[]).is_err());
     }
 
     #[test]
