@@ -119,7 +119,8 @@ fn the_index_is_built_ahead_of_time_and_asked() {
         "{text}"
     );
 
-    let lexical = ["index", "--demonstrations", "facts.json", "--lexical", "--nearest", "Who visits the Prado?", "-k", "1", "--json"];
+    let lexical =
+        ["index", "--demonstrations", "facts.json", "--lexical", "--nearest", "Whoever would visit the Prado", "-k", "1", "--json"];
     let found = sandbox.run(&lexical).success().json();
     assert_eq!((&found["encoder"], &found["file"]), (&Value::Null, &Value::Null));
     assert_eq!(found["nearest"][0]["text"], "New Fact: The Prado is in Bonn\nPrompt: Visit the Prado in Bonn\n\n");
