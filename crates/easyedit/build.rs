@@ -1,10 +1,11 @@
-//! Compiles `hparams/METHOD/*.yaml` (a link to the repository's folder, a copy in a package) into the library, as a table of (method, file, text).
+//! Compiles `built-in-hparams/METHOD/*.yaml` (a link to the repository's `hparams`, a copy in a package) into the library, as a table of (method, file, text).
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 fn main() -> io::Result<()> {
-    let folder = Path::new("hparams");
+    // Cargo does not look behind a link for changes.
+    let folder = &Path::new("built-in-hparams").canonicalize()?;
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed={}", folder.display());
     let mut table = String::from("&[\n");
