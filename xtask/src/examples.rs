@@ -26,7 +26,7 @@ const EXAMPLES: &[Example] = &[
     Example {
         name: "own-method",
         arguments: &["data/tiny-world/models/tiny-world-llama", "data/tiny-world/requests.json"],
-        prints: &["\"rewrite_acc\": 1.0"],
+        prints: &["Olga Ember plays the -> harp: [0.0] -> [1.0]"],
     },
 ];
 
