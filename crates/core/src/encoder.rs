@@ -33,11 +33,9 @@ impl EncoderSpec {
     }
 }
 
-/// The encoder of a [`LanguageModel`](crate::LanguageModel): reads a source whole, for the decoder to attend to.
+/// The encoder of a [`LanguageModel`](crate::LanguageModel): reads a source whole, for the decoder to attend to. What it is says
+/// [`ModelSpec::encoder`](crate::ModelSpec::encoder).
 pub trait Encoder {
-    /// What it is.
-    fn spec(&self) -> &EncoderSpec;
-
     /// Reads the rows of `sources`, every token seeing all of its row. `probe` is called at each [`Site`](crate::Site) of the encoder,
     /// whose layers are counted from 0 on their own; what it returns may carry gradients. The encoder runs to its end even if
     /// [`Probe::is_done`].

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 use serde_json::Value;
 
-use crate::{Edit, Encoder, Error, LanguageModel, Matrix, ModelSpec, ParamName, Pass, Probe, Result, Site, Tokenizer};
+use crate::{
+    Edit, Encoder, EncoderOutput, Error, LanguageModel, Matrix, ModelSpec, ParamName, Pass, Probe, Result, Site, TokenBatch, Tokenizer,
+};
 
 /// What an [`Edit`] lays over a model instead of changing its weights, as data: a memory, texts, places to change. The method that made it
 /// [lays it over](crate::EditMethod::lay_over) a model.
@@ -42,6 +44,12 @@ pub trait ForwardChange: fmt::Debug + Send + Sync {
     /// What acts on the activations of one run over layers; `None` if nothing does. It acts before the probe of the run, which so sees
     /// what the model goes on with, and it has no say in when the run ends.
     fn probe(&self, _pass: &Pass) -> Option<Box<dyn Probe + '_>> {
+        None
+    }
+
+    /// What acts on the activations of the encoder of an encoder-decoder while it reads `sources`; its indices and masks belong on `device`.
+    /// `None` if nothing does.
+    fn encoder_probe(&self, _sources: &TokenBatch, _device: &Device) -> Option<Box<dyn Probe + '_>> {
         None
     }
 
@@ -148,7 +156,7 @@ impl LanguageModel for EditedModel {
     }
 
     fn encoder(&self) -> Option<&dyn Encoder> {
-        self.beneath.encoder()
+        self.beneath.encoder().map(|_| self as &dyn Encoder)
     }
 
     fn prompt_text<'a>(&self, prompt: &'a str) -> Cow<'a, str> {
@@ -160,6 +168,18 @@ impl LanguageModel for EditedModel {
 
     fn overlaid(&self) -> Option<Overlaid<'_>> {
         Some(Overlaid { method: &self.method, overlay: &self.overlay, beneath: &*self.beneath })
+    }
+}
+
+impl Encoder for EditedModel {
+    fn encode(&self, sources: &TokenBatch, probe: &mut dyn Probe) -> Result<EncoderOutput> {
+        let Some(encoder) = self.beneath.encoder() else {
+            return Err(Error::Batch(format!("{} is a decoder-only model and reads no sources", self.spec().name)));
+        };
+        match self.change.encoder_probe(sources, &self.device()) {
+            Some(acting) => encoder.encode(sources, &mut (Acting(acting), probe)),
+            None => encoder.encode(sources, probe),
+        }
     }
 }
 

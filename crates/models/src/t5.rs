@@ -87,7 +87,6 @@ struct T5 {
     decoder: Stack,
     /// `None` when the head is the embedding.
     head: Option<Tensor<2>>,
-    encoder_spec: EncoderSpec,
     name: String,
     device: Device,
 }
@@ -136,12 +135,11 @@ fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
         encoder: Stack::load(&loader, "encoder", encoder)?,
         decoder: Stack::load(&loader, "decoder", decoder)?,
         head: if tied_head { None } else { Some(loader.matrix("lm_head.weight", [vocab_size, d_model])?) },
-        encoder_spec: encoder_spec(n_layers, decoder_start as u32),
         name: name.to_owned(),
         device: device.clone(),
     };
     let mut spec = shape.spec(config, name, module_names(tied_head), WeightLayout::OutIn, tied_head);
-    spec.encoder = Some(network.encoder_spec.clone());
+    spec.encoder = Some(encoder_spec(n_layers, decoder_start as u32));
     Ok(Box::new(Decoder { spec, tokenizer, device: device.clone(), learned_positions: false, network }))
 }
 
@@ -157,10 +155,6 @@ fn feed_forward(config: &ModelConfig) -> Result<(Activation, bool)> {
 }
 
 impl Encoder for T5 {
-    fn spec(&self) -> &EncoderSpec {
-        &self.encoder_spec
-    }
-
     fn encode(&self, sources: &TokenBatch, probe: &mut dyn Probe) -> easyedit_core::Result<EncoderOutput> {
         let [vocab_size, _] = self.shared.dims();
         check_ids(sources, vocab_size, &self.name)?;

@@ -97,9 +97,10 @@ pub fn verify(model: &dyn LanguageModel, golden: &Path, tolerance: f32) -> Resul
 
     let (computed, batch) = match model.encoder() {
         Some(encoder) => {
-            let mut capture = Capture::new((0..encoder.spec().n_layers).map(|layer| Site::new(layer, Module::BlockInput)));
+            let n_layers = model.spec().encoder.as_ref().map_or(0, |encoder| encoder.n_layers);
+            let mut capture = Capture::new((0..n_layers).map(|layer| Site::new(layer, Module::BlockInput)));
             let output = encoder.encode(&TokenBatch::new(file.rows(Along::Input))?, &mut capture)?;
-            let mut computed = hidden_states(&mut capture, "encoder_", Along::Input, encoder.spec().n_layers);
+            let mut computed = hidden_states(&mut capture, "encoder_", Along::Input, n_layers);
             computed.push(Computed::new(ENCODER_LAST, Along::Input, output.hidden()));
             let batch = TokenBatch::new(file.rows(Along::Decoder))?;
             let pass = Pass::new(batch.clone(), &model.device()).reading(output)?;

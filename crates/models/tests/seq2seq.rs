@@ -158,7 +158,7 @@ fn probes_come_by_every_site_of_both_sides() {
         let mut probe = Recorder::default();
         let encoded = encoder.encode(&batch, &mut probe).unwrap();
         let modules: Vec<Module> = DECODER_MODULES.into_iter().filter(|module| *module != Module::CrossAttentionOutput).collect();
-        assert_eq!(probe.sites, want(batch.tokens(), encoder.spec().n_layers, &modules));
+        assert_eq!(probe.sites, want(batch.tokens(), model.spec().encoder.as_ref().unwrap().n_layers, &modules));
         let rows = TokenBatch::new(&rows()).unwrap();
         let mut probe = Recorder::default();
         model.hidden(&mut Pass::new(rows.clone(), &model.device()).reading(encoded.clone()).unwrap(), &mut probe).unwrap();

@@ -3,7 +3,7 @@ use easyedit_kernels::{above_zero, hparams_defaults, zero_or_more};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Expansion, Replacement, Rules};
+use crate::{Expansion, Replacement, Rules, Stack};
 
 /// Where the search for a value begins. EasyEdit's `val_init`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ pub struct GraceHparams {
     /// where `layers` says it.
     #[serde(default)]
     pub inner_params: Vec<String>,
-    /// The same by its layer, counted from 0; one.
+    /// The same by its layer, counted from 0; one. Of an encoder-decoder it is the decoder's, unless `rewrite_module_tmp` says otherwise.
     #[serde(default)]
     pub layers: Vec<usize>,
     /// The module for `layers`, e.g. `model.layers.{}.mlp.down_proj`.
@@ -159,33 +159,28 @@ impl Hparams for GraceHparams {
 }
 
 impl GraceHparams {
-    /// The layer beside whose MLP the codebook stands.
+    /// What all entries of the codebook have in common, and so where it stands. A layer that is named by its number alone is the decoder's.
     ///
     /// # Errors
     ///
-    /// [`Error::Hparams`] naming the key, if it is none of the model's, or no MLP's out-projection.
-    pub fn layer(&self, spec: &ModelSpec) -> Result<usize> {
-        let layer = match (self.inner_params.first(), self.layers.first()) {
-            (Some(name), _) => layer_of(name, spec)?,
-            (None, Some(layer)) => {
-                if !self.rewrite_module_tmp.is_empty() {
-                    spec.check_mlp_out(&self.rewrite_module_tmp)?;
-                }
-                *layer
+    /// [`Error::Hparams`] naming the key, if the layer is none of the model's, or the weight no MLP's out-projection.
+    pub fn rules(&self, spec: &ModelSpec) -> Result<Rules> {
+        let (stack, layer) = match (self.inner_params.first(), self.layers.first()) {
+            (Some(name), _) => {
+                let mut places = stacks(spec).filter_map(|stack| Some((stack, layer_of(name, stack.mlp_out(spec)?)?)));
+                places.next().ok_or_else(|| no_mlp_out("inner_params", name, spec))?
             }
+            (None, Some(layer)) => (self.stack_by_template(spec)?, *layer),
             (None, None) => return Err(Error::hparams("neither inner_params nor layers says which MLP gets the codebook")),
         };
-        spec.check_layer(layer)?;
-        Ok(layer)
+        stack.check_layer(layer, spec)?;
+        Ok(Rules { stack, layer, eps_expand: self.eps_expand, replacement: self.replacement })
     }
 
-    /// What all entries of the codebook have in common.
-    ///
-    /// # Errors
-    ///
-    /// As [`layer`](Self::layer).
-    pub fn rules(&self, spec: &ModelSpec) -> Result<Rules> {
-        Ok(Rules { layer: self.layer(spec)?, eps_expand: self.eps_expand, replacement: self.replacement })
+    fn stack_by_template(&self, spec: &ModelSpec) -> Result<Stack> {
+        let template = self.rewrite_module_tmp.trim_end_matches(".weight");
+        let mut stacks = stacks(spec).filter(|stack| template.is_empty() || stack.mlp_out(spec) == Some(template));
+        stacks.next().ok_or_else(|| no_mlp_out("rewrite_module_tmp", template, spec))
     }
 
     /// Radius of a new entry whose key has this norm.
@@ -225,15 +220,25 @@ impl GraceHparams {
     }
 }
 
-/// The layer of an out-projection's weight in the checkpoint's words, or in EasyEdit's with `[27]` for `.27`.
-fn layer_of(name: &str, spec: &ModelSpec) -> Result<usize> {
+/// The stacks of a model in which a codebook can stand.
+fn stacks(spec: &ModelSpec) -> impl Iterator<Item = Stack> {
+    [Stack::Decoder].into_iter().chain(spec.encoder.is_some().then_some(Stack::Encoder))
+}
+
+/// The layer of the weight `name`, in the checkpoint's words or in EasyEdit's with `[27]` for `.27`, if it is one of the modules `template`.
+fn layer_of(name: &str, template: &str) -> Option<usize> {
     let dotted = name.replace('[', ".").replace(']', "");
     let module = dotted.strip_suffix(".weight").unwrap_or(&dotted);
-    let (before, behind) = spec.modules.mlp_out.split_once("{}").unwrap_or((&spec.modules.mlp_out, ""));
-    module.strip_prefix(before).and_then(|rest| rest.strip_suffix(behind)).and_then(|layer| layer.parse().ok()).ok_or_else(|| {
-        Error::hparams(format!(
-            "inner_params names {name}, but the codebook stands beside an MLP's out-projection, which in {} ({}) is {}",
-            spec.name, spec.family, spec.modules.mlp_out
-        ))
-    })
+    let (before, behind) = template.split_once("{}").unwrap_or((template, ""));
+    module.strip_prefix(before)?.strip_suffix(behind)?.parse().ok()
+}
+
+fn no_mlp_out(key: &str, name: &str, spec: &ModelSpec) -> Error {
+    let modules: Vec<&str> = stacks(spec).filter_map(|stack| stack.mlp_out(spec)).collect();
+    Error::hparams(format!(
+        "{key} names {name}, but the codebook stands beside an MLP's out-projection, which in {} ({}) is {}",
+        spec.name,
+        spec.family,
+        modules.join(" or ")
+    ))
 }

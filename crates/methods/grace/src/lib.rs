@@ -2,7 +2,8 @@
 //!
 //! The model's weights stay as they are. At the last token of a prompt, the input of one layer's MLP out-projection is looked up among
 //! the keys of the [`Codebook`]: if it lies within the radius of the nearest one, that entry's value stands in for the MLP's output.
-//! Every prompt that lies near no key is answered exactly as before.
+//! Every prompt that lies near no key is answered exactly as before. In an encoder-decoder the MLP may be the
+//! decoder's or, as the paper's, the encoder's.
 //!
 //! ```text
 //! h' = value of i  if d(h, key i) <= radius i for the nearest i,  else  MLP(h)
@@ -22,10 +23,11 @@ mod codebook;
 mod hparams;
 mod lookup;
 mod method;
+mod start;
 mod stored;
 mod value;
 
-pub use codebook::{Codebook, EditId, Entry, Expansion, Insertion, Outcome, Replacement, Rules};
+pub use codebook::{Codebook, EditId, Entry, Expansion, Insertion, Outcome, Replacement, Rules, Stack};
 /// The vocabulary: requests, models, edits.
 pub use easyedit_core as core;
 pub use hparams::{GraceHparams, ValueStart};

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
-use easyedit_core::{ForwardChange, Matrix, Module, Pass, Probe, Site};
+use easyedit_core::{ForwardChange, Matrix, Module, Pass, Probe, Site, TokenBatch};
 
-use crate::codebook::{Codebook, Entry, Replacement, Rules};
+use crate::codebook::{Codebook, Entry, Replacement, Rules, Stack};
 
 /// A codebook's entries on a device.
 pub(crate) struct Lookup {
@@ -58,12 +58,12 @@ impl Lookup {
     }
 }
 
-impl ForwardChange for Lookup {
-    fn probe(&self, pass: &Pass) -> Option<Box<dyn Probe + '_>> {
-        let batch = pass.batch();
+impl Lookup {
+    /// Looks up the prompts that end at the token `end(row)` of the rows of `batch`; `None` if none does.
+    fn at_ends(&self, batch: &TokenBatch, device: &Device, end: impl Fn(usize) -> Option<usize>) -> Option<Box<dyn Probe + '_>> {
         let (mut ends, mut places, mut prompts) = (Vec::new(), Vec::new(), Vec::new());
         for row in 0..batch.rows() {
-            let Some(end) = pass.prompt_end(row) else { continue };
+            let Some(end) = end(row) else { continue };
             let first = if self.rules.replacement == Replacement::ReplaceLast { end } else { 0 };
             places.extend((first..=end).map(|token| batch.index(row, token)));
             prompts.extend(std::iter::repeat_n(ends.len(), end + 1 - first));
@@ -75,13 +75,30 @@ impl ForwardChange for Lookup {
         let index = |places: &[usize]| {
             let places: Vec<i64> = places.iter().map(|place| *place as i64).collect();
             let count = places.len();
-            Tensor::<1, Int>::from_data(TensorData::new(places, [count]), pass.device())
+            Tensor::<1, Int>::from_data(TensorData::new(places, [count]), device)
         };
         Some(Box::new(AtPrompts { lookup: self, ends: index(&ends), places: index(&places), prompts: index(&prompts), found: None }))
     }
 }
 
-/// Looks up the prompts that end in a pass, and puts in the values of those that are found.
+impl ForwardChange for Lookup {
+    fn probe(&self, pass: &Pass) -> Option<Box<dyn Probe + '_>> {
+        match self.rules.stack {
+            Stack::Decoder => self.at_ends(pass.batch(), pass.device(), |row| pass.prompt_end(row)),
+            Stack::Encoder => None,
+        }
+    }
+
+    fn encoder_probe(&self, sources: &TokenBatch, device: &Device) -> Option<Box<dyn Probe + '_>> {
+        match self.rules.stack {
+            Stack::Decoder => None,
+            // A source is a prompt and nothing else.
+            Stack::Encoder => self.at_ends(sources, device, |row| sources.len(row).checked_sub(1)),
+        }
+    }
+}
+
+/// Looks up the prompts that end in a batch, and puts in the values of those that are found.
 struct AtPrompts<'a> {
     lookup: &'a Lookup,
     /// Positions of the prompts' last tokens.

@@ -6,7 +6,7 @@ use easyedit_core::{
 use easyedit_kernels::sampled_fingerprint;
 use serde_json::{Value, json};
 
-use crate::codebook::{Codebook, EditId, Insertion, Rules, norm};
+use crate::codebook::{Codebook, EditId, Insertion, Rules, Stack, norm};
 use crate::lookup::Lookup;
 use crate::stored::without;
 use crate::{GraceHparams, value};
@@ -38,9 +38,9 @@ impl Grace {
     }
 
     /// What `request` brings into a codebook over `model`, and what there is to tell about the search.
-    fn insertion(&self, model: &dyn LanguageModel, request: &EditRequest, layer: usize, seed: u64) -> Result<(Insertion, Value)> {
+    fn insertion(&self, model: &dyn LanguageModel, request: &EditRequest, rules: Rules, seed: u64) -> Result<(Insertion, Value)> {
         request.check()?;
-        let found = value::find(model, request, layer, &self.hparams, seed)?;
+        let found = value::find(model, request, rules, &self.hparams, seed)?;
         if !found.predicted {
             tracing::warn!(
                 "request {}: no value was found that makes the model say {:?}; raise n_iter or edit_lr, or choose an earlier layer",
@@ -58,7 +58,8 @@ impl Grace {
         };
         let told = json!({
             "case_id": request.case_id,
-            "layer": layer,
+            "stack": rules.stack,
+            "layer": rules.layer,
             "losses": found.losses,
             "predicted": found.predicted,
             "key_norm": key_norm,
@@ -92,8 +93,8 @@ impl EditMethod for Grace {
     }
 
     fn prepare(&mut self, model: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
-        let layer = self.hparams.layer(model.spec())?;
-        if layer + 1 == model.spec().n_layers {
+        let rules = self.hparams.rules(model.spec())?;
+        if rules.stack == Stack::Decoder && rules.layer + 1 == model.spec().n_layers {
             tracing::warn!("the codebook stands beside the last layer, from which only an answer's first token can be changed");
         }
         Ok(())
@@ -107,7 +108,7 @@ impl EditMethod for Grace {
         let mut all_told = Vec::with_capacity(requests.len());
         context.progress.begin("finding values", Some(requests.len() as u64));
         let outcome = requests.iter().try_for_each(|request| -> Result<()> {
-            let (insertion, mut told) = self.insertion(beneath, request, rules.layer, context.seed)?;
+            let (insertion, mut told) = self.insertion(beneath, request, rules, context.seed)?;
             told["outcome"] = json!(merged.insert(insertion.clone()));
             own.insert(insertion);
             all_told.push(told);

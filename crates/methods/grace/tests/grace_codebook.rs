@@ -8,7 +8,7 @@ use easyedit_core::{
     Capture, Corpora, Edit, EditContext, EditMethod, EditRequest, GenerationConfig, Hparams, HparamsDocument, LanguageModel, Method,
     Module, Registry, Result, Silent, Site, TokenBatch, generate, tensor_values,
 };
-use easyedit_grace::{Codebook, EditId, Expansion, Grace, GraceHparams, Insertion, Outcome, Replacement, Rules, ValueStart};
+use easyedit_grace::{Codebook, EditId, Expansion, Grace, GraceHparams, Insertion, Outcome, Replacement, Rules, Stack, ValueStart};
 use easyedit_models::tiny::tiny_model;
 
 const FAMILIES: [&str; 5] = ["gpt2", "llama", "mistral", "gpt_neox", "t5"];
@@ -25,7 +25,7 @@ impl Corpora for NoText {
 const CONTEXT: EditContext<'static> = EditContext { seed: 3, progress: &Silent, corpora: &NoText, cache: None };
 
 fn codebook(eps_expand: Expansion) -> Codebook {
-    Codebook::new(Rules { layer: 0, eps_expand, replacement: Replacement::ReplaceLast })
+    Codebook::new(Rules { stack: Stack::Decoder, layer: 0, eps_expand, replacement: Replacement::ReplaceLast })
 }
 
 /// An edit with a key on a line, radius 1, and a value that tells its number.
@@ -184,6 +184,38 @@ fn edited_prompts_are_answered_and_others_are_untouched_bit_for_bit() {
     }
 }
 
+/// The hyperparameters of `edit` with the codebook in the encoder.
+fn in_encoder(spec: &easyedit_core::ModelSpec, replacement: Replacement) -> GraceHparams {
+    let rewrite_module_tmp = spec.encoder.as_ref().unwrap().mlp_out.clone();
+    GraceHparams { rewrite_module_tmp, replacement, ..hparams(spec) }
+}
+
+/// A random T5 takes no arbitrary answer from its encoder, but what the search found is what the edited model does.
+#[test]
+fn a_codebook_in_the_encoder_gives_the_likelihood_of_the_search() {
+    let model = tiny_model("t5", 11).unwrap();
+    for replacement in [Replacement::ReplaceLast, Replacement::ReplacePrompt] {
+        let requests = requests();
+        let made = Grace::new(in_encoder(model.spec(), replacement)).edit(&*model, &requests, &CONTEXT).unwrap();
+        let told = made.diagnostics.clone();
+        let edited = registry().apply(&[made], model.boxed_clone()).unwrap();
+        for (request, told) in requests.iter().zip(told.as_array().unwrap()) {
+            let (logits, pairs) = reads(&*edited, &request.prompt, &request.target_new);
+            let rows = logits.chunks_exact(model.spec().vocab_size).zip(&pairs);
+            let nll = |(row, (wanted, _)): (&[f32], &(u32, u32))| {
+                row.iter().map(|logit| f64::from(*logit).exp()).sum::<f64>().ln() - f64::from(row[*wanted as usize])
+            };
+            let mean = rows.map(nll).sum::<f64>() / pairs.len() as f64;
+            let losses: Vec<f64> = told["losses"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect();
+            let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
+            assert!((mean - least).abs() < 1e-4 && least < losses[0] - 0.2, "{replacement:?}: {mean}, {least} from {}", losses[0]);
+            assert_eq!(says(&*edited, &request.prompt)[0], pairs[0].1, "{replacement:?}: writing and reading agree");
+        }
+        let far = "9 + 8 = 17 and";
+        assert_eq!(reads(&*edited, far, "so on").0, reads(&*model, far, "so on").0);
+    }
+}
+
 #[test]
 fn the_value_stands_at_the_prompts_end_alone_or_at_all_of_its_tokens() {
     let model = tiny_model("llama", 11).unwrap();
@@ -276,18 +308,29 @@ fn values_may_begin_at_random_and_the_same_seed_gives_the_same_edit() {
     assert_eq!(run(1).overlay.unwrap().tensors["keys"], run(2).overlay.unwrap().tensors["keys"]);
 }
 
+fn place(hparams: GraceHparams, model: &dyn LanguageModel) -> Result<(Stack, usize)> {
+    hparams.rules(model.spec()).map(|rules| (rules.stack, rules.layer))
+}
+
 #[test]
 fn layers_are_named_in_every_notation() {
     let model = tiny_model("llama", 1).unwrap();
     let t5 = tiny_model("t5", 1).unwrap();
     let with = |inner: &str| GraceHparams { layers: vec![], inner_params: vec![inner.into()], ..GraceHparams::for_spec(model.spec()) };
     for inner in ["model.layers[2].mlp.down_proj.weight", "model.layers.2.mlp.down_proj", "model.layers[2].mlp.down_proj"] {
-        assert_eq!(with(inner).layer(model.spec()).unwrap(), 2, "{inner}");
+        assert_eq!(place(with(inner), &*model).unwrap(), (Stack::Decoder, 2), "{inner}");
     }
-    let inner = "decoder.block[1].layer[2].DenseReluDense.wo.weight";
-    assert_eq!(with(inner).layer(t5.spec()).unwrap(), 1);
+    assert_eq!(place(with("decoder.block[1].layer[2].DenseReluDense.wo.weight"), &*t5).unwrap(), (Stack::Decoder, 1));
+    assert_eq!(place(with("encoder.block[0].layer[1].DenseReluDense.wo.weight"), &*t5).unwrap(), (Stack::Encoder, 0));
+    assert_eq!(place(in_encoder(t5.spec(), Replacement::ReplaceLast), &*t5).unwrap(), (Stack::Encoder, LAYER));
+    let by_number = GraceHparams { rewrite_module_tmp: String::new(), ..hparams(t5.spec()) };
+    assert_eq!(place(by_number, &*t5).unwrap(), (Stack::Decoder, LAYER));
+    let error = place(with("encoder.block.7.layer.1.DenseReluDense.wo"), &*t5).unwrap_err().to_string();
+    assert!(error.contains("layer 7") && error.contains("encoder"), "{error}");
+    let error = place(with("decoder.block.0.layer.2.DenseReluDense.wi"), &*t5).unwrap_err().to_string();
+    assert!(error.contains("encoder.block.{}") && error.contains("decoder.block.{}"), "{error}");
     for (inner, part) in [("model.layers[2].mlp.up_proj.weight", "down_proj"), ("model.layers[9].mlp.down_proj.weight", "layer 9")] {
-        let error = with(inner).layer(model.spec()).unwrap_err().to_string();
+        let error = place(with(inner), &*model).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
 }
@@ -308,6 +351,7 @@ fn what_cannot_be_is_named() {
     };
     assert!(refused(&shape).contains("keys"));
     assert!(refused(&|edit| edit.overlay.as_mut().unwrap().data["layer"] = 77.into()).contains("layer 77"));
+    assert!(refused(&|edit| edit.overlay.as_mut().unwrap().data["stack"] = "encoder".into()).contains("encoder"));
     assert!(refused(&|edit| edit.overlay.as_mut().unwrap().data = serde_json::json!({})).contains("codebook"));
     assert!(refused(&|edit| edit.overlay.as_mut().unwrap().tensors = BTreeMap::new()).contains("missing"));
     let document = |change: fn(&mut GraceHparams)| {
@@ -322,5 +366,5 @@ fn what_cannot_be_is_named() {
     let error = Grace::new(hparams(model.spec())).edit(&*model, &[EditRequest::new("A", "", " ")], &CONTEXT).unwrap_err().to_string();
     assert!(error.contains("target_new"), "{error}");
     assert_eq!(GraceHparams::METHOD, "GRACE");
-    assert_eq!(Grace::hparams_for(model.spec()).layer(model.spec()).unwrap(), 1);
+    assert_eq!(place(Grace::hparams_for(model.spec()), &*model).unwrap(), (Stack::Decoder, 1));
 }
