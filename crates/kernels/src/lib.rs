@@ -22,6 +22,7 @@ mod adam;
 mod contexts;
 mod fact_states;
 mod fine_tune;
+mod hparams_checks;
 mod layer_walk;
 mod locate;
 mod mean_rows;
@@ -41,8 +42,9 @@ pub use adam::{Adam, AdamConfig};
 pub use contexts::Contexts;
 pub use fact_states::{FactActivations, FactRow};
 pub use fine_tune::{LossPass, TargetLoss, TensorAdam, TrainingRow, layer_of};
+pub use hparams_checks::{above_zero, at_least_one, below_one, zero_or_more};
 pub use layer_walk::LayerWalk;
-pub use locate::{LocateSettings, MassEdit, ResidualShare, SolveKeys, above_zero, cached_values, hparams_defaults, zero_or_more};
+pub use locate::{LocateSettings, MassEdit, ResidualShare, SolveKeys, cached_values, hparams_defaults};
 pub use mean_rows::{half_bare_row, mean_row};
 pub use model_fingerprint::{fingerprint_up_to, fingerprints_up_to, sampled_fingerprint};
 pub use moments::{

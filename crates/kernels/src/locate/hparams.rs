@@ -1,7 +1,7 @@
 use easyedit_core::tokens::FactToken;
 use easyedit_core::{ModelSpec, Result};
 
-use crate::{MomentNeeds, ValueConfig, ValueSite};
+use crate::{MomentNeeds, ValueConfig, ValueSite, above_zero, at_least_one, below_one, zero_or_more};
 
 /// The optimisation of a value ends when the loss is below it.
 const LOSS_THRESHOLD: f64 = 5e-2;
@@ -93,15 +93,11 @@ impl LocateSettings<'_> {
     pub fn check(&self) -> std::result::Result<(), String> {
         above_zero(&[("v_lr", self.lr), ("clamp_norm_factor", self.clamp_norm_factor)])?;
         zero_or_more(&[("v_weight_decay", self.weight_decay), ("kl_factor", self.kl_factor)])?;
-        if let Some(beta) = self.betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
-            return Err(format!("v_adam_betas holds {beta}; decay rates are at least 0 and below 1"));
-        }
+        below_one(&self.betas.map(|beta| ("v_adam_betas", beta)))?;
         if self.layers.is_empty() || self.layers.windows(2).any(|pair| pair[0] >= pair[1]) {
             return Err(format!("layers is {:?}; name at least one layer, in rising order", self.layers));
         }
-        if self.steps == 0 {
-            return Err("v_num_grad_steps is 0; at least 1 is needed".into());
-        }
+        at_least_one(&[("v_num_grad_steps", self.steps)])?;
         if let Some((length, count)) = self.templates.iter().find(|(length, count)| *length > 512 || *count > 1000) {
             return Err(format!(
                 "context_template_length_params asks for {count} templates of {length} tokens; at most 1000 of 512 are made"
@@ -153,30 +149,6 @@ impl LocateSettings<'_> {
             once_predicted: None,
         }
     }
-}
-
-/// Checks that each of the named values is above 0.
-///
-/// # Errors
-///
-/// A message naming the key.
-pub fn above_zero(values: &[(&str, f64)]) -> std::result::Result<(), String> {
-    values.iter().try_for_each(|(key, value)| match value.is_finite() && *value > 0.0 {
-        true => Ok(()),
-        false => Err(format!("{key} is {value}; it must be above 0")),
-    })
-}
-
-/// Checks that each of the named values is 0 or more.
-///
-/// # Errors
-///
-/// A message naming the key.
-pub fn zero_or_more(values: &[(&str, f64)]) -> std::result::Result<(), String> {
-    values.iter().try_for_each(|(key, value)| match value.is_finite() && *value >= 0.0 {
-        true => Ok(()),
-        false => Err(format!("{key} is {value}; it must be 0 or more")),
-    })
 }
 
 /// Declares the hyperparameters of a method that locates and edits: EasyEdit's keys that all of them have, and the method's own.

@@ -4,6 +4,6 @@ mod hparams;
 mod mass_edit;
 mod value_cache;
 
-pub use hparams::{LocateSettings, above_zero, hparams_defaults, zero_or_more};
+pub use hparams::{LocateSettings, hparams_defaults};
 pub use mass_edit::{MassEdit, ResidualShare, SolveKeys};
 pub use value_cache::cached_values;

@@ -1,5 +1,5 @@
 use easyedit_core::{Hparams, ModelSpec};
-use easyedit_kernels::{above_zero, zero_or_more};
+use easyedit_kernels::{above_zero, at_least_one, zero_or_more};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
@@ -125,11 +125,7 @@ impl Hparams for FtHparams {
         if let Some(bound) = self.norm_constraint {
             above_zero(&[("norm_constraint", bound)])?;
         }
-        for (key, value) in [("num_steps", self.num_steps), ("batch_size", self.batch_size)] {
-            if value == 0 {
-                return Err(format!("{key} is 0; at least 1 is needed"));
-            }
-        }
+        at_least_one(&[("num_steps", self.num_steps), ("batch_size", self.batch_size)])?;
         if self.layers.is_empty() {
             return Err("layers is empty; name at least one layer".into());
         }

@@ -1,5 +1,5 @@
 use easyedit_core::{Error, Hparams, ModelSpec, Result};
-use easyedit_kernels::{above_zero, hparams_defaults, zero_or_more};
+use easyedit_kernels::{above_zero, at_least_one, hparams_defaults, zero_or_more};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -133,9 +133,7 @@ impl Hparams for GraceHparams {
     fn check(&self) -> std::result::Result<(), String> {
         above_zero(&[("edit_lr", self.edit_lr), ("eps", self.eps), ("eps_relative", self.eps_relative.unwrap_or(1.0))])?;
         zero_or_more(&[("loss_threshold", self.loss_threshold)])?;
-        if self.n_iter == 0 {
-            return Err("n_iter is 0; at least 1 is needed".into());
-        }
+        at_least_one(&[("n_iter", self.n_iter)])?;
         if self.inner_params.len() + self.layers.len() != 1 {
             return Err(format!(
                 "a codebook stands beside one weight, and inner_params names {} and layers {}; name one in one of them",

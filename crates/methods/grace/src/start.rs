@@ -21,7 +21,7 @@ pub(crate) struct Start {
 enum State {
     /// Everything before the layer is run once.
     InDecoder {
-        pass: Pass,
+        pass: Box<Pass>,
         /// Behind the layer, without the MLP's output where the value will stand: `[tokens, d_model]`.
         hidden: Tensor<2>,
         /// 1 where the value stands: `[tokens, 1]`.
@@ -74,7 +74,7 @@ impl Start {
             predicting: tokens.predicting().map(|token| token - prefix).collect(),
             key: row(model, keys, last)?,
             output: row(model, outputs.clone(), last)?,
-            state: State::InDecoder { pass, hidden: hidden - outputs * places.clone(), places },
+            state: State::InDecoder { pass: Box::new(pass), hidden: hidden - outputs * places.clone(), places },
         })
     }
 

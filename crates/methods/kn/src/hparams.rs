@@ -1,5 +1,5 @@
 use easyedit_core::{Hparams, ModelSpec};
-use easyedit_kernels::{above_zero, hparams_defaults, zero_or_more};
+use easyedit_kernels::{at_least_one, below_one, hparams_defaults, zero_or_more};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -113,13 +113,9 @@ impl Hparams for KnHparams {
     ];
 
     fn check(&self) -> std::result::Result<(), String> {
-        above_zero(&[("steps", self.steps as f64), ("max_neurons", self.max_neurons.unwrap_or(1) as f64)])?;
+        at_least_one(&[("steps", self.steps), ("max_neurons", self.max_neurons.unwrap_or(1))])?;
         zero_or_more(&[("lambda_1", self.lambda_1), ("lambda_2", self.lambda_2)])?;
-        let shares = [("adaptive_threshold", self.adaptive_threshold), ("p", self.p)];
-        match shares.iter().find(|(_, share)| !(0.0..1.0).contains(share)) {
-            Some((key, share)) => Err(format!("{key} is {share}; it must be at least 0 and below 1")),
-            None => Ok(()),
-        }
+        below_one(&[("adaptive_threshold", self.adaptive_threshold), ("p", self.p)])
     }
 }
 

@@ -1,5 +1,5 @@
 use easyedit_core::{Hparams, ModelSpec};
-use easyedit_kernels::{above_zero, zero_or_more};
+use easyedit_kernels::{above_zero, at_least_one, below_one, zero_or_more};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -156,18 +156,11 @@ impl Hparams for LoraHparams {
     fn check(&self) -> Result<(), String> {
         above_zero(&[("lr", self.lr), ("lora_alpha", self.lora_alpha)])?;
         zero_or_more(&[("weight_decay", self.weight_decay), ("orth_reg_weight", self.orth_reg_weight)])?;
-        for (key, value) in [("lora_dropout", self.lora_dropout), ("beta1", self.beta1), ("beta2", self.beta2)] {
-            if !(0.0..1.0).contains(&value) {
-                return Err(format!("{key} is {value}; it must be at least 0 and below 1"));
-            }
-        }
+        below_one(&[("lora_dropout", self.lora_dropout), ("beta1", self.beta1), ("beta2", self.beta2)])?;
         if let Some(loss) = self.early_stop_loss {
             above_zero(&[("early_stop_loss", loss)])?;
         }
-        let counts = [("num_steps", self.num_steps), ("batch_size", self.batch_size), ("rank", self.rank), ("deltaT", self.delta_t)];
-        if let Some((key, _)) = counts.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{key} is 0; at least 1 is needed"));
-        }
+        at_least_one(&[("num_steps", self.num_steps), ("batch_size", self.batch_size), ("rank", self.rank), ("deltaT", self.delta_t)])?;
         if let Some(init_r) = self.init_r.filter(|init_r| *init_r < self.rank) {
             return Err(format!("init_r is {init_r}, below the rank {} that is to be left", self.rank));
         }
