@@ -100,6 +100,8 @@ fn run() -> Result<bool> {
 
 /// The repository's root folder.
 fn root() -> Result<PathBuf> {
-    let parent = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned);
-    parent.context("xtask has no parent folder")
+    // What cargo says while it runs the program comes first: with one target folder for several clones, the program may have been built
+    // from another one.
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    own.parent().map(Path::to_owned).context("xtask has no parent folder")
 }
