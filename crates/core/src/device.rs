@@ -44,7 +44,7 @@ pub fn select(name: &str) -> Result<Device> {
         #[cfg(feature = "cuda")]
         "cuda" => present(name, "an NVIDIA GPU and its driver (libcuda)", || Ok(Device::cuda(index))),
         #[cfg(feature = "wgpu")]
-        "wgpu" => present(name, "a graphics driver (Vulkan, Metal or DirectX 12)", wgpu),
+        "wgpu" => present(name, "a graphics driver (Vulkan, Metal, DirectX 12 or OpenGL)", wgpu),
         #[cfg(feature = "tch")]
         #[allow(deprecated)]
         "tch" => Ok(Device::libtorch()),

@@ -1,10 +1,11 @@
 //! Edit facts inside language models.
 //!
 //! ```no_run
-//! use easyedit::{EditRequest, Editor, EditorOptions, Silent, TextCorpora};
+//! use easyedit::models::Checkpoint;
+//! use easyedit::{EditRequest, Editor, EditorOptions, Silent, TextCorpora, device};
 //!
-//! # fn main() -> easyedit::Result<()> {
-//! # let model: Box<dyn easyedit::LanguageModel> = todo!();
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = Checkpoint::open("path/to/gpt2".as_ref())?.load(&device::select("cpu")?)?;
 //! let registry = easyedit::registry();
 //! let rome = registry.get("ROME")?;
 //! let found = easyedit::hparams::find(rome, &model.spec().name.clone(), model.spec())?;
