@@ -19,7 +19,11 @@ const BURN: &str = "=0.22.0-pre.2";
 const CHANGES: &[(&str, &str, &str)] = &[
     ("Cargo.toml", "burn = { version = \"=0.22.1\"", "burn = { version = \"=0.22.0-pre.2\""),
     // That version's CPU backend has its threads without being asked for them.
-    ("crates/core/Cargo.toml", "flex = [\"burn/flex\", \"burn/simd\", \"burn/rayon\", \"burn/x86-v4\"]", "flex = [\"burn/flex\", \"burn/simd\"]"),
+    (
+        "crates/core/Cargo.toml",
+        "flex = [\"burn/flex\", \"burn/simd\", \"burn/rayon\", \"burn/x86-v4\", \"extension\"]",
+        "flex = [\"burn/flex\", \"burn/simd\"]",
+    ),
 ];
 /// What a check of the device reads on the other machine.
 const DATA: &[&str] = &["data/golden", "data/tiny-world"];

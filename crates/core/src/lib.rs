@@ -37,6 +37,7 @@ mod sentence;
 mod token_batch;
 mod tokenizer;
 pub mod tokens;
+mod weight_product;
 
 pub use edit::{Applied, Edit, TensorDelta, WeightDelta, apply_all};
 pub use edit_file::EDIT_FILE_SUFFIX;
@@ -60,3 +61,4 @@ pub use request::{EditRequest, EvaluationPrompt};
 pub use sentence::SentenceEncoder;
 pub use token_batch::TokenBatch;
 pub use tokenizer::{Encoding, Tokenizer};
+pub use weight_product::weight_product;

@@ -1,7 +1,7 @@
 //! ChatGLM2 and ChatGLM3: pre-norm blocks with grouped queries, rotary positions on half of each head and a fused gated MLP.
 
 use burn::tensor::{Device, Tensor};
-use easyedit_core::{LanguageModel, Module, ModuleNames, Pass, Probe, Site, Visibility, WeightLayout};
+use easyedit_core::{LanguageModel, Module, ModuleNames, Pass, Probe, Site, Visibility, WeightLayout, weight_product};
 use serde_json::{Value, json};
 
 use crate::activation::Activation;
@@ -200,6 +200,6 @@ impl Network for ChatGlm {
             Some(norm) => norm.forward(hidden),
             None => hidden,
         };
-        hidden.matmul(head.clone().transpose())
+        weight_product(hidden, head)
     }
 }

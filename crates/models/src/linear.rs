@@ -1,5 +1,5 @@
 use burn::tensor::Tensor;
-use easyedit_core::WeightLayout;
+use easyedit_core::{WeightLayout, weight_product};
 
 use crate::parameters::parameters;
 
@@ -23,11 +23,11 @@ impl Linear {
     ///
     /// `[tokens, in]` -> `[tokens, out]`
     pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let weight = match self.layout {
-            WeightLayout::OutIn => self.weight.clone().transpose(),
-            WeightLayout::InOut => self.weight.clone(),
+        let y = match self.layout {
+            WeightLayout::OutIn => weight_product(x, &self.weight),
+            WeightLayout::InOut => x.matmul(self.weight.clone()),
         };
-        affine(x, weight, self.bias.clone())
+        biased(y, self.bias.clone())
     }
 
     /// The columns `start..start + length` of the output, computed alone: for checkpoints that store several projections as one.
@@ -36,16 +36,15 @@ impl Linear {
     ///
     /// `[tokens, in]` -> `[tokens, length]`
     pub(crate) fn forward_part(&self, x: Tensor<2>, start: usize, length: usize) -> Tensor<2> {
-        let weight = match self.layout {
-            WeightLayout::OutIn => self.weight.clone().narrow(0, start, length).transpose(),
-            WeightLayout::InOut => self.weight.clone().narrow(1, start, length),
+        let y = match self.layout {
+            WeightLayout::OutIn => weight_product(x, &self.weight.clone().narrow(0, start, length)),
+            WeightLayout::InOut => x.matmul(self.weight.clone().narrow(1, start, length)),
         };
-        affine(x, weight, self.bias.clone().map(|bias| bias.narrow(0, start, length)))
+        biased(y, self.bias.clone().map(|bias| bias.narrow(0, start, length)))
     }
 }
 
-fn affine(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
-    let y = x.matmul(weight);
+fn biased(y: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
     match bias {
         Some(bias) => y + bias.unsqueeze(),
         None => y,

@@ -1,7 +1,7 @@
 //! LLaMA and its kin: pre-norm blocks with rotary positions or ALiBi, grouped-query attention and a gated MLP.
 
 use burn::tensor::{Device, Tensor};
-use easyedit_core::{LanguageModel, Module, ModuleNames, Pass, Probe, Site, Visibility, WeightLayout};
+use easyedit_core::{LanguageModel, Module, ModuleNames, Pass, Probe, Site, Visibility, WeightLayout, weight_product};
 use serde_json::{Value, json};
 
 use crate::activation::Activation;
@@ -291,7 +291,7 @@ impl Network for Llama {
 
     fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        let logits = self.norm.forward(hidden).matmul(head.clone().transpose());
+        let logits = weight_product(self.norm.forward(hidden), head);
         if !self.unit_head {
             return logits;
         }

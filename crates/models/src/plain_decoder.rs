@@ -3,7 +3,7 @@
 //! A family is a table of names and a [`Plan`].
 
 use burn::tensor::{Int, Tensor, TensorData};
-use easyedit_core::{LanguageModel, ModuleNames, Pass, Probe, WeightLayout};
+use easyedit_core::{LanguageModel, ModuleNames, Pass, Probe, WeightLayout, weight_product};
 
 use crate::attention::Attention;
 use crate::decoder::{Decoder, Network};
@@ -211,7 +211,7 @@ impl Network for PlainDecoder {
 
     fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
         let head = self.head.as_ref().unwrap_or(&self.tokens);
-        let logits = self.norm.forward(hidden).matmul(head.clone().transpose());
+        let logits = weight_product(self.norm.forward(hidden), head);
         match &self.head_bias {
             Some(bias) => logits + bias.clone().unsqueeze(),
             None => logits,

@@ -1,7 +1,9 @@
 //! T5 and its kin: an encoder that reads the prompt, and a decoder that writes the answer, both stacks of the same blocks.
 
 use burn::tensor::{Device, Tensor};
-use easyedit_core::{Encoder, EncoderOutput, EncoderSpec, LanguageModel, ModuleNames, Pass, Probe, TokenBatch, WeightLayout};
+use easyedit_core::{
+    Encoder, EncoderOutput, EncoderSpec, LanguageModel, ModuleNames, Pass, Probe, TokenBatch, WeightLayout, weight_product,
+};
 use serde_json::json;
 
 use crate::activation::Activation;
@@ -188,10 +190,10 @@ impl Network for T5 {
     fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
         let hidden = self.decoder.finish(hidden);
         match &self.head {
-            Some(head) => hidden.matmul(head.clone().transpose()),
+            Some(head) => weight_product(hidden, head),
             None => {
                 let [_, d_model] = hidden.dims();
-                hidden.mul_scalar(1.0 / (d_model as f64).sqrt()).matmul(self.shared.clone().transpose())
+                weight_product(hidden.mul_scalar(1.0 / (d_model as f64).sqrt()), &self.shared)
             }
         }
     }
