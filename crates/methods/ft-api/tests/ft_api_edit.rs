@@ -117,7 +117,7 @@ fn the_proxy_of_the_hyperparameters_or_the_environment_is_used() {
     let mut settings = hparams(&server, &dir.path().join("own"));
     settings.proxy = Some(ProxyAddress::new(format!("http://me:pass4711@{}", own.address)));
     let api = method(settings);
-    assert!(!format!("{api:?}").contains("4711"));
+    assert!(!format!("{api:?}").contains("pass4711"));
     api.edit(&requests(1), &Silent).unwrap();
     let asked = own.asked.lock().unwrap();
     assert!(!asked.is_empty() && asked.iter().all(|(line, user)| *line == connect && user.is_some()), "{asked:?}");
