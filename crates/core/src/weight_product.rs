@@ -1,4 +1,4 @@
-#[cfg(feature = "extension")]
+#[cfg(all(feature = "flex", feature = "extension"))]
 mod few_rows;
 
 use burn::tensor::Tensor;
@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 ///
 /// `x: [rows, in]`, `weight: [out, in]` -> `[rows, out]`
 pub fn weight_product(x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
-    #[cfg(feature = "extension")]
+    #[cfg(all(feature = "flex", feature = "extension"))]
     if let Some(y) = few_rows::few_rows(&x, weight) {
         return y;
     }

@@ -2,8 +2,8 @@ use easyedit_core::device::is_cpu;
 use easyedit_core::{Error, LanguageModel, Result};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// A group of this many tokens fills one core's matrix products; smaller groups only read the weights more often.
-const TOKENS_PER_GROUP: usize = 24;
+/// Two groups of this many tokens on two cores are faster than one of both; smaller ones read the weights for too few products.
+const TOKENS_PER_GROUP: usize = 12;
 
 /// Contexts shared out over the cores of a CPU: each group is run and differentiated on threads of its own, because small passes
 /// spend half of their time in operations that use one core. On other devices there is one group.
