@@ -18,7 +18,8 @@ const BURN: &str = "=0.22.0-pre.2";
 /// What is made to differ: file, text in it, what takes its place.
 const CHANGES: &[(&str, &str, &str)] = &[
     ("Cargo.toml", "burn = { version = \"=0.22.1\"", "burn = { version = \"=0.22.0-pre.2\""),
-    // That version's CPU backend has its threads without being asked for them.
+    // That version's CPU backend has its threads without being asked for them; being there to compare with, it goes without what makes it
+    // faster.
     (
         "crates/core/Cargo.toml",
         "flex = [\"burn/flex\", \"burn/simd\", \"burn/rayon\", \"burn/x86-v4\", \"extension\"]",

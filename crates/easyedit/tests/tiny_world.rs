@@ -98,7 +98,9 @@ fn mass_editors_edit_every_decoder() {
             let scores = &session.summary.mean_metrics.post;
             let got = [scores.rewrite_acc.unwrap(), scores.rephrase_acc.unwrap(), scores.locality["neighborhood_acc"]];
             println!("{method} {name}: reliability, generalization, locality {got:.3?}, {:.1} s", session.summary.seconds.edit);
-            assert!(got.iter().zip([0.95, 0.5, 0.9]).all(|(got, least)| *got >= least), "{method} {name}: {got:?}");
+            // The others generalize less on `opt`.
+            let least = if method == "PMET" { [0.95, 0.75, 0.9] } else { [0.95, 0.5, 0.9] };
+            assert!(got.iter().zip(least).all(|(got, least)| *got >= least), "{method} {name}: {got:?}");
         }
     }
 }

@@ -33,11 +33,11 @@ impl<C: CheckpointStrategy> WeightProduct for Autodiff<Flex, C> {
         // Each side's gradient needs the other side.
         let for_x = x.is_tracked().then(|| weight.primitive().clone());
         let for_weight = weight.is_tracked().then(|| x.primitive().clone());
-        match WeightProductBackward.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => {
-                prepared.finish((for_x, for_weight), Flex::weight_product(x.into_primitive(), weight.into_primitive()))
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(Flex::weight_product(x.into_primitive(), weight.into_primitive())),
+        let operation = WeightProductBackward.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful();
+        let y = Flex::weight_product(x.into_primitive(), weight.into_primitive());
+        match operation {
+            OpsKind::Tracked(prepared) => prepared.finish((for_x, for_weight), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }
 }
