@@ -22,7 +22,7 @@ const CHANGES: &[(&str, &str, &str)] = &[
     // faster.
     (
         "crates/core/Cargo.toml",
-        "flex = [\"burn/flex\", \"burn/simd\", \"burn/rayon\", \"burn/x86-v4\", \"extension\"]",
+        "flex = [\"burn/flex\", \"burn/simd\", \"burn/rayon\", \"burn/x86-v4\", \"pulp/x86-v4\", \"extension\"]",
         "flex = [\"burn/flex\", \"burn/simd\"]",
     ),
 ];

@@ -3,7 +3,7 @@ use easyedit_core::{Error, LanguageModel, Result};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// Two groups of this many tokens on two cores are faster than one of both; smaller ones read the weights for too few products.
-const TOKENS_PER_GROUP: usize = 12;
+const TOKENS_PER_GROUP: usize = 8;
 
 /// Contexts shared out over the cores of a CPU: each group is run and differentiated on threads of its own, because small passes
 /// spend half of their time in operations that use one core. On other devices there is one group.

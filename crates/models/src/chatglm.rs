@@ -200,6 +200,6 @@ impl Network for ChatGlm {
             Some(norm) => norm.forward(hidden),
             None => hidden,
         };
-        weight_product(hidden, head)
+        weight_product(hidden, head, WeightLayout::OutIn)
     }
 }

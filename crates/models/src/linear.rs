@@ -23,11 +23,7 @@ impl Linear {
     ///
     /// `[tokens, in]` -> `[tokens, out]`
     pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let y = match self.layout {
-            WeightLayout::OutIn => weight_product(x, &self.weight),
-            WeightLayout::InOut => x.matmul(self.weight.clone()),
-        };
-        biased(y, self.bias.clone())
+        biased(weight_product(x, &self.weight, self.layout), self.bias.clone())
     }
 
     /// The columns `start..start + length` of the output, computed alone: for checkpoints that store several projections as one.
@@ -36,11 +32,12 @@ impl Linear {
     ///
     /// `[tokens, in]` -> `[tokens, length]`
     pub(crate) fn forward_part(&self, x: Tensor<2>, start: usize, length: usize) -> Tensor<2> {
-        let y = match self.layout {
-            WeightLayout::OutIn => weight_product(x, &self.weight.clone().narrow(0, start, length)),
-            WeightLayout::InOut => x.matmul(self.weight.clone().narrow(1, start, length)),
+        let outputs = match self.layout {
+            WeightLayout::OutIn => 0,
+            WeightLayout::InOut => 1,
         };
-        biased(y, self.bias.clone().map(|bias| bias.narrow(0, start, length)))
+        let weight = self.weight.clone().narrow(outputs, start, length);
+        biased(weight_product(x, &weight, self.layout), self.bias.clone().map(|bias| bias.narrow(0, start, length)))
     }
 }
 

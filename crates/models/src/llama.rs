@@ -291,7 +291,7 @@ impl Network for Llama {
 
     fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        let logits = weight_product(self.norm.forward(hidden), head);
+        let logits = weight_product(self.norm.forward(hidden), head, WeightLayout::OutIn);
         if !self.unit_head {
             return logits;
         }

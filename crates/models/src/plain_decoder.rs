@@ -211,7 +211,7 @@ impl Network for PlainDecoder {
 
     fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
         let head = self.head.as_ref().unwrap_or(&self.tokens);
-        let logits = weight_product(self.norm.forward(hidden), head);
+        let logits = weight_product(self.norm.forward(hidden), head, WeightLayout::OutIn);
         match &self.head_bias {
             Some(bias) => logits + bias.clone().unsqueeze(),
             None => logits,

@@ -190,10 +190,10 @@ impl Network for T5 {
     fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
         let hidden = self.decoder.finish(hidden);
         match &self.head {
-            Some(head) => weight_product(hidden, head),
+            Some(head) => weight_product(hidden, head, WeightLayout::OutIn),
             None => {
                 let [_, d_model] = hidden.dims();
-                weight_product(hidden.mul_scalar(1.0 / (d_model as f64).sqrt()), &self.shared)
+                weight_product(hidden.mul_scalar(1.0 / (d_model as f64).sqrt()), &self.shared, WeightLayout::OutIn)
             }
         }
     }

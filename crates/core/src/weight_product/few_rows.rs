@@ -1,42 +1,58 @@
-//! `x Wᵀ` of few rows on the CPU.
+//! Products of few rows with a weight on the CPU, each way.
 //!
-//! Of a weight stored `[out, in]` the CPU's matrix kernels copy every block into another order before they multiply, which for few
-//! rows takes about as long as the product. `W xᵀ` reads the weight as it lies, and its gradient `dy W` never needed the copy; with
-//! the backend's own operations one of the two would be had only at the price of the other.
+//! With few rows a product is bound by reading the weight. The CPU backend's kernels copy every block of it into another order, or wait
+//! for memory where they do not; those here read it once, as it lies, and ask for the next rows while they multiply.
+
+mod matrix;
+mod panel;
+mod parts;
+mod prefetch;
+mod times;
+mod times_transposed;
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension, ops::FloatTensorOps};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 
+use self::matrix::Matrix;
+use crate::WeightLayout;
 use crate::device::is_cpu;
 
-/// Rows for which reading the weight as it lies pays for turning the result round.
-const ROWS: std::ops::RangeInclusive<usize> = 8..=96;
+/// Most rows for which reading the weight as it lies pays.
+const ROWS: usize = 96;
 
 #[backend_extension(Flex, Autodiff)]
 trait WeightProduct: Backend {
-    fn weight_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn weight_product(x: FloatTensor<Self>, weight: FloatTensor<Self>, layout: WeightLayout) -> FloatTensor<Self>;
 }
 
 impl WeightProduct for Flex {
-    fn weight_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        let columns = Self::float_matmul(weight, Self::float_swap_dims(x, 0, 1));
-        Self::float_swap_dims(columns, 0, 1).to_contiguous()
+    fn weight_product(x: FloatTensor<Self>, weight: FloatTensor<Self>, layout: WeightLayout) -> FloatTensor<Self> {
+        match (Matrix::of(&x), Matrix::of(&weight), layout) {
+            (Some(x), Some(weight), WeightLayout::OutIn) => tensor(times_transposed::times_transposed(x, weight), x.rows(), weight.rows()),
+            (Some(x), Some(weight), WeightLayout::InOut) => tensor(times::times(x, weight), x.rows(), weight.width()),
+            (_, _, WeightLayout::OutIn) => Self::float_matmul(x, Self::float_swap_dims(weight, 0, 1)),
+            (_, _, WeightLayout::InOut) => Self::float_matmul(x, weight),
+        }
     }
 }
 
+fn tensor(values: Vec<f32>, rows: usize, width: usize) -> FloatTensor<Flex> {
+    FloatTensor::<Flex>::from_data(TensorData::new(values, [rows, width]))
+}
+
 impl<C: CheckpointStrategy> WeightProduct for Autodiff<Flex, C> {
-    fn weight_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn weight_product(x: FloatTensor<Self>, weight: FloatTensor<Self>, layout: WeightLayout) -> FloatTensor<Self> {
         // Each side's gradient needs the other side.
         let for_x = x.is_tracked().then(|| weight.primitive().clone());
         let for_weight = weight.is_tracked().then(|| x.primitive().clone());
         let operation = WeightProductBackward.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful();
-        let y = Flex::weight_product(x.into_primitive(), weight.into_primitive());
+        let y = Flex::weight_product(x.into_primitive(), weight.into_primitive(), layout);
         match operation {
-            OpsKind::Tracked(prepared) => prepared.finish((for_x, for_weight), y),
+            OpsKind::Tracked(prepared) => prepared.finish((for_x, for_weight, layout), y),
             OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }
@@ -46,26 +62,34 @@ impl<C: CheckpointStrategy> WeightProduct for Autodiff<Flex, C> {
 struct WeightProductBackward;
 
 impl Backward<Flex, 2> for WeightProductBackward {
-    type State = (Option<FloatTensor<Flex>>, Option<FloatTensor<Flex>>);
+    type State = (Option<FloatTensor<Flex>>, Option<FloatTensor<Flex>>, WeightLayout);
 
     fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<Flex>(&ops.node);
-        let ([x_node, weight_node], (weight, x)) = (ops.parents, ops.state);
+        let ([x_node, weight_node], (weight, x, layout)) = (ops.parents, ops.state);
         if let (Some(node), Some(weight)) = (x_node, weight) {
-            gradients.register::<Flex>(node.id, Flex::float_matmul(gradient.clone(), weight));
+            let turned = match layout {
+                WeightLayout::OutIn => WeightLayout::InOut,
+                WeightLayout::InOut => WeightLayout::OutIn,
+            };
+            gradients.register::<Flex>(node.id, Flex::weight_product(gradient.clone(), weight, turned));
         }
         if let (Some(node), Some(x)) = (weight_node, x) {
-            gradients.register::<Flex>(node.id, Flex::float_matmul(Flex::float_swap_dims(gradient, 0, 1), x));
+            let [left, right] = match layout {
+                WeightLayout::OutIn => [gradient, x],
+                WeightLayout::InOut => [x, gradient],
+            };
+            gradients.register::<Flex>(node.id, Flex::float_matmul(Flex::float_swap_dims(left, 0, 1), right));
         }
     }
 }
 
-/// `x Wᵀ`, differentiable; `None` where the usual product is as fast: on other devices, and for fewer or more rows.
-pub(super) fn few_rows(x: &Tensor<2>, weight: &Tensor<2>) -> Option<Tensor<2>> {
-    if !ROWS.contains(&x.dims()[0]) || !is_cpu(&x.device()) {
+/// `x W` or `x Wᵀ`, differentiable; `None` where the usual product is as fast: on other devices, and for more rows.
+pub(super) fn few_rows(x: &Tensor<2>, weight: &Tensor<2>, layout: WeightLayout) -> Option<Tensor<2>> {
+    if x.dims()[0] > ROWS || !is_cpu(&x.device()) {
         return None;
     }
-    let y = <Dispatch as WeightProduct>::weight_product(x.clone().into_dispatch(), weight.clone().into_dispatch());
+    let y = <Dispatch as WeightProduct>::weight_product(x.clone().into_dispatch(), weight.clone().into_dispatch(), layout);
     Some(Tensor::from_dispatch(y))
 }
 
@@ -80,40 +104,87 @@ mod tests {
     }
 
     fn difference(a: &Tensor<2>, b: &Tensor<2>) -> f32 {
+        assert_eq!(a.dims(), b.dims());
         let values = |t: &Tensor<2>| t.clone().try_into_data().unwrap().try_to_vec::<f32>().unwrap();
         values(a).iter().zip(values(b)).fold(0.0, |largest, (a, b)| largest.max((a - b).abs()))
     }
 
+    fn usual(x: &Tensor<2>, weight: &Tensor<2>, layout: WeightLayout) -> Tensor<2> {
+        match layout {
+            WeightLayout::OutIn => x.clone().matmul(weight.clone().transpose()),
+            WeightLayout::InOut => x.clone().matmul(weight.clone()),
+        }
+    }
+
+    const LAYOUTS: [WeightLayout; 2] = [WeightLayout::OutIn, WeightLayout::InOut];
+
+    /// Widths on both sides of every block's, and rows that leave a rest in every block.
+    const SHAPES: [(usize, usize, usize); 9] =
+        [(1, 1, 1), (1, 5, 600), (3, 16, 48), (8, 33, 20), (15, 100, 17), (17, 150, 97), (40, 64, 200), (81, 65, 49), (96, 7, 130)];
+
     #[test]
     fn values_and_gradients_are_those_of_the_usual_product() {
         let device = crate::device::select("cpu").unwrap();
-        for (rows, out, d_in) in [(8, 33, 20), (40, 64, 48), (96, 7, 130)] {
-            let (x, weight, by) = (random([rows, d_in], &device), random([out, d_in], &device), random([rows, out], &device));
-            assert!(difference(&few_rows(&x, &weight).unwrap(), &x.clone().matmul(weight.clone().transpose())) < 1e-4);
-            for track_weight in [false, true] {
-                let tracked = |product: &dyn Fn(&Tensor<2>, &Tensor<2>) -> Tensor<2>| {
-                    let x = Tensor::from_inner(x.clone()).require_grad();
-                    let weight = if track_weight { Tensor::from_inner(weight.clone()).require_grad() } else { weight.clone() };
-                    let gradients = (product(&x, &weight) * Tensor::from_inner(by.clone())).sum().backward();
-                    (x.grad(&gradients).unwrap(), track_weight.then(|| weight.grad(&gradients).unwrap()))
-                };
-                let (by_x, by_weight) = tracked(&|x, weight| few_rows(x, weight).unwrap());
-                let weight_of = |weight: &Tensor<2>| if weight.is_autodiff() { weight.clone() } else { Tensor::from_inner(weight.clone()) };
-                let (want_x, want_weight) = tracked(&|x, weight| x.clone().matmul(weight_of(weight).transpose()));
-                assert!(difference(&by_x, &want_x) < 1e-4);
-                if let (Some(by_weight), Some(want)) = (by_weight, want_weight) {
-                    assert!(difference(&by_weight, &want) < 1e-4);
+        for (rows, d_out, d_in) in SHAPES {
+            for layout in LAYOUTS {
+                let shape = if layout == WeightLayout::OutIn { [d_out, d_in] } else { [d_in, d_out] };
+                let (x, weight, by) = (random([rows, d_in], &device), random(shape, &device), random([rows, d_out], &device));
+                let got = few_rows(&x, &weight, layout).unwrap();
+                assert!(difference(&got, &usual(&x, &weight, layout)) < 2e-4, "{rows}, {d_out}, {d_in}");
+                for track_weight in [false, true] {
+                    let tracked = |product: &dyn Fn(&Tensor<2>, &Tensor<2>) -> Tensor<2>| {
+                        let x = Tensor::from_inner(x.clone()).require_grad();
+                        let weight = Tensor::from_inner(weight.clone());
+                        let weight = if track_weight { weight.require_grad() } else { weight };
+                        let gradients = (product(&x, &weight) * Tensor::from_inner(by.clone())).sum().backward();
+                        (x.grad(&gradients).unwrap(), track_weight.then(|| weight.grad(&gradients).unwrap()))
+                    };
+                    let (by_x, by_weight) = tracked(&|x, weight| few_rows(x, weight, layout).unwrap());
+                    let (want_x, want_weight) = tracked(&|x, weight| usual(x, weight, layout));
+                    assert!(difference(&by_x, &want_x) < 2e-4, "{rows}, {d_out}, {d_in}");
+                    if let (Some(by_weight), Some(want)) = (by_weight, want_weight) {
+                        assert!(difference(&by_weight, &want) < 2e-4, "{rows}, {d_out}, {d_in}");
+                    }
                 }
             }
         }
     }
 
     #[test]
-    fn other_numbers_of_rows_are_left_to_the_usual_product() {
+    fn a_part_of_a_weight_is_read_where_it_lies() {
+        let device = crate::device::select("cpu").unwrap();
+        let (x, weight) = (random([9, 30], &device), random([90, 70], &device));
+        for (layout, part) in [
+            (WeightLayout::InOut, weight.clone().narrow(0, 40, 30).narrow(1, 5, 33)),
+            (WeightLayout::OutIn, weight.clone().narrow(0, 11, 47).narrow(1, 40, 30)),
+            (WeightLayout::OutIn, weight.clone().narrow(1, 60, 7).narrow(0, 2, 30).transpose()),
+        ] {
+            assert!(difference(&few_rows(&x, &part, layout).unwrap(), &usual(&x, &part, layout)) < 2e-4);
+        }
+    }
+
+    #[test]
+    fn how_many_threads_share_a_product_does_not_change_it() {
+        let device = crate::device::select("cpu").unwrap();
+        for layout in LAYOUTS {
+            let (x, weight) = (random([30, 700], &device), random([700, 700], &device));
+            let with = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| few_rows(&x, &weight, layout).unwrap())
+            };
+            let alone = with(1);
+            for threads in [2, 3, 8] {
+                assert_eq!(difference(&with(threads), &alone), 0.0);
+            }
+        }
+    }
+
+    #[test]
+    fn more_rows_are_left_to_the_usual_product() {
         let device = crate::device::select("cpu").unwrap();
         let weight = Tensor::<2>::from_data(TensorData::from([[1.0f32, 2.0]]), &device);
-        for (rows, taken) in [(7, false), (8, true), (96, true), (97, false)] {
-            assert_eq!(few_rows(&Tensor::ones([rows, 2], &device), &weight).is_some(), taken, "{rows}");
+        for (rows, taken) in [(1, true), (96, true), (97, false)] {
+            assert_eq!(few_rows(&Tensor::ones([rows, 2], &device), &weight, WeightLayout::OutIn).is_some(), taken, "{rows}");
         }
     }
 }

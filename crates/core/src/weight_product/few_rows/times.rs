@@ -1,0 +1,167 @@
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::matrix::Matrix;
+use super::panel::Panel;
+use super::parts::in_parts;
+use super::prefetch::prefetch;
+
+/// Rows of the weight in a tile, which stays in the first cache while all rows of `x` pass over it.
+const DEPTH: usize = 96;
+
+/// Vectors in a row of a tile.
+const VECTORS: usize = 3;
+
+/// Columns of a part are a multiple of this, which whole tiles of every vector size fill.
+const COLUMNS: usize = 48;
+
+/// `x W`: of `x: [rows, in]` and `weight: [in, out]`, `[rows, out]`.
+pub(super) fn times(x: Matrix<'_>, weight: Matrix<'_>) -> Vec<f32> {
+    in_parts(x.rows(), weight.width(), COLUMNS, weight.rows(), |range| {
+        let weight = weight.of_columns(range);
+        let mut y = vec![0.0; x.rows() * weight.width()];
+        Arch::new().dispatch(Part { x, weight, y: &mut y });
+        y
+    })
+}
+
+struct Part<'a> {
+    x: Matrix<'a>,
+    weight: Matrix<'a>,
+    /// `[rows, out]`
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { x, weight, y } = self;
+        let (lanes, width) = (S::F32_LANES, weight.width());
+        let panels = panels::<S>(x);
+        let whole = width / lanes * lanes;
+        add(simd, &panels, weight.of_columns(0..whole), y, width);
+        if whole < width {
+            // The last columns, filled up to a vector.
+            let mut last = vec![0.0; weight.rows() * lanes];
+            last.chunks_exact_mut(lanes).enumerate().for_each(|(row, to)| to[..width - whole].copy_from_slice(&weight.row(row)[whole..]));
+            let mut sums = vec![0.0; x.rows() * lanes];
+            add(simd, &panels, Matrix::contiguous(&last, lanes), &mut sums, lanes);
+            for (y, sums) in y.chunks_exact_mut(width).zip(sums.chunks_exact(lanes)) {
+                y[whole..].copy_from_slice(&sums[..width - whole]);
+            }
+        }
+    }
+}
+
+/// The rows of `x` in panels of as many as leave room in the registers for a tile's row, half as many at the end.
+#[inline(always)]
+fn panels<S: Simd>(x: Matrix<'_>) -> Vec<Panel> {
+    let most = if S::REGISTER_COUNT >= 32 { 8 } else { 4 };
+    let mut panels = Vec::new();
+    let mut first = 0;
+    while first < x.rows() {
+        let lanes = if x.rows() - first > 4 { most } else { 4 };
+        panels.push(Panel::new(x, first, lanes));
+        first += lanes;
+    }
+    panels
+}
+
+/// A block of the weight.
+#[derive(Clone)]
+struct Tile {
+    rows: Range<usize>,
+    /// Its first column.
+    column: usize,
+    /// Vectors in a row.
+    vectors: usize,
+}
+
+/// Adds `x W` to `y`, whose rows begin `stride` numbers apart; the weight's width is a multiple of the vectors'.
+#[inline(always)]
+fn add<S: Simd>(simd: S, panels: &[Panel], weight: Matrix<'_>, y: &mut [f32], stride: usize) {
+    let (lanes, vectors) = (S::F32_LANES, weight.width() / S::F32_LANES);
+    let mut columns: Vec<(usize, usize)> = (0..vectors / VECTORS).map(|strip| (strip * VECTORS * lanes, VECTORS)).collect();
+    columns.extend((vectors / VECTORS * VECTORS..vectors).map(|vector| (vector * lanes, 1)));
+    let mut tiles = Vec::new();
+    for start in (0..weight.rows()).step_by(DEPTH) {
+        let rows = start..(start + DEPTH).min(weight.rows());
+        tiles.extend(columns.iter().map(|(column, vectors)| Tile { rows: rows.clone(), column: *column, vectors: *vectors }));
+    }
+    for (i, tile) in tiles.iter().enumerate() {
+        let next = tiles.get(i + 1);
+        for (i, panel) in panels.iter().enumerate() {
+            // The next tile's rows are asked for bit by bit.
+            let ahead = next.map(|next| {
+                let share = |panel: usize| next.rows.start + next.rows.len() * panel / panels.len();
+                Tile { rows: share(i)..share(i + 1), ..next.clone() }
+            });
+            let block = Block { panel, weight, tile, ahead, y: &mut y[panel.first * stride..], stride };
+            match (panel.lanes, tile.vectors) {
+                (8, VECTORS) => block.add::<S, 8, VECTORS>(simd),
+                (8, _) => block.add::<S, 8, 1>(simd),
+                (_, VECTORS) => block.add::<S, 4, VECTORS>(simd),
+                (_, _) => block.add::<S, 4, 1>(simd),
+            };
+        }
+    }
+}
+
+/// Some rows of `x`, and the tile they pass over.
+struct Block<'a> {
+    panel: &'a Panel,
+    weight: Matrix<'a>,
+    tile: &'a Tile,
+    /// What of the next tile is asked for meanwhile.
+    ahead: Option<Tile>,
+    /// From the panel's first row on.
+    y: &'a mut [f32],
+    stride: usize,
+}
+
+impl Block<'_> {
+    /// Adds the products.
+    #[expect(clippy::manual_memcpy, reason = "a slice of the sums would have them in memory instead of registers")]
+    #[inline(always)]
+    fn add<S: Simd, const LANES: usize, const VECTORS: usize>(self, simd: S) {
+        let Self { panel, weight, tile: Tile { rows, column, .. }, ahead, y, stride } = self;
+        let width = VECTORS * S::F32_LANES;
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; LANES];
+        for i in 0..LANES {
+            if i < panel.rows {
+                let y = S::as_simd_f32s(&y[i * stride + column..][..width]).0;
+                for vector in 0..VECTORS {
+                    sums[i][vector] = y[vector];
+                }
+            }
+        }
+        let (mut asked, until, next_column) = ahead.map_or((0, 0, 0), |tile| (tile.rows.start, tile.rows.end, tile.column));
+        for (row, x) in rows.clone().zip(panel.values[rows.start * LANES..].chunks_exact(LANES)) {
+            if asked < until {
+                let next = weight.row(asked);
+                for vector in 0..VECTORS {
+                    prefetch(&next[(next_column + vector * S::F32_LANES).min(next.len() - 1)]);
+                }
+                asked += 1;
+            }
+            let weights = S::as_simd_f32s(&weight.row(row)[*column..][..width]).0;
+            for i in 0..LANES {
+                let x = simd.splat_f32s(x[i]);
+                for vector in 0..VECTORS {
+                    sums[i][vector] = simd.mul_add_f32s(x, weights[vector], sums[i][vector]);
+                }
+            }
+        }
+        for i in 0..LANES {
+            if i < panel.rows {
+                let y = S::as_mut_simd_f32s(&mut y[i * stride + column..][..width]).0;
+                for vector in 0..VECTORS {
+                    y[vector] = sums[i][vector];
+                }
+            }
+        }
+    }
+}

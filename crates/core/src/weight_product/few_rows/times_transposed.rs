@@ -1,0 +1,100 @@
+use std::array::from_fn;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::matrix::Matrix;
+use super::panel::Panel;
+use super::parts::in_parts;
+use super::prefetch::{LINE, prefetch};
+
+/// Rows of the weight whose products are kept before they are written, so that whole lines of the result are: a multiple of how many
+/// are multiplied at once, 6 or 8.
+const KEPT: usize = 48;
+
+/// `x Wᵀ`: of `x: [rows, in]` and `weight: [out, in]`, `[rows, out]`.
+pub(super) fn times_transposed(x: Matrix<'_>, weight: Matrix<'_>) -> Vec<f32> {
+    in_parts(x.rows(), weight.rows(), KEPT, weight.width(), |range| {
+        let weight = weight.of_rows(range);
+        let mut y = vec![0.0; x.rows() * weight.rows()];
+        Arch::new().dispatch(Part { x, weight, y: &mut y });
+        y
+    })
+}
+
+struct Part<'a> {
+    x: Matrix<'a>,
+    weight: Matrix<'a>,
+    /// `[rows, out]`
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { x, weight, y } = self;
+        // As many vectors, and rows of the weight at once, as leave room in the registers for their products.
+        let many_registers = S::REGISTER_COUNT >= 32;
+        let most = if many_registers { 3 } else { 2 };
+        let vectors = x.rows().div_ceil(S::F32_LANES);
+        let count = vectors.div_ceil(most);
+        let bound = |panel: usize| vectors * panel / count;
+        let panels: Vec<(usize, Panel)> = (0..count)
+            .map(|panel| (bound(panel), bound(panel + 1) - bound(panel)))
+            .map(|(first, vectors)| (vectors, Panel::new(x, first * S::F32_LANES, vectors * S::F32_LANES)))
+            .collect();
+        let mut products = vec![0.0; KEPT * most * S::F32_LANES];
+        for first in (0..weight.rows()).step_by(KEPT) {
+            let rows = first..(first + KEPT).min(weight.rows());
+            for (vectors, panel) in &panels {
+                let left = weight.of_rows(first..weight.rows());
+                match (many_registers, vectors) {
+                    (true, 1) => multiply::<S, 1, 8>(simd, panel, left, &mut products),
+                    (true, 2) => multiply::<S, 2, 8>(simd, panel, left, &mut products),
+                    (true, _) => multiply::<S, 3, 8>(simd, panel, left, &mut products),
+                    (false, 1) => multiply::<S, 1, 6>(simd, panel, left, &mut products),
+                    (false, _) => multiply::<S, 2, 6>(simd, panel, left, &mut products),
+                }
+                for row in 0..panel.rows {
+                    let y = &mut y[(panel.first + row) * weight.rows()..][rows.clone()];
+                    y.iter_mut().zip(products.chunks_exact(panel.lanes)).for_each(|(y, products)| *y = products[row]);
+                }
+            }
+        }
+    }
+}
+
+/// The products of a panel with the first rows of the weight, [`KEPT`] of them or as many as there are: `[rows of the weight, lanes]`.
+#[inline(always)]
+fn multiply<S: Simd, const VECTORS: usize, const WEIGHTS: usize>(simd: S, panel: &Panel, weight: Matrix<'_>, products: &mut [f32]) {
+    // Beyond the end it is the last row again.
+    let row = |row: usize| weight.row(row.min(weight.rows() - 1));
+    let products = S::as_mut_simd_f32s(products).0;
+    for (first, products) in (0..weight.rows()).step_by(WEIGHTS).zip(products.chunks_exact_mut(WEIGHTS * VECTORS)).take(KEPT / WEIGHTS) {
+        let rows: [&[f32]; WEIGHTS] = from_fn(|i| row(first + i));
+        let ahead: [&[f32]; WEIGHTS] = from_fn(|i| row(first + WEIGHTS + i));
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; WEIGHTS];
+        for (line, x) in S::as_simd_f32s(&panel.values).0.chunks(VECTORS * LINE).enumerate() {
+            let numbers = line * LINE..line * LINE + x.len() / VECTORS;
+            let weights: [&[f32]; WEIGHTS] = from_fn(|i| &rows[i][numbers.clone()]);
+            for row in ahead {
+                prefetch(&row[numbers.start]);
+            }
+            for (k, x) in x.chunks_exact(VECTORS).enumerate() {
+                for i in 0..WEIGHTS {
+                    let weight = simd.splat_f32s(weights[i][k]);
+                    for vector in 0..VECTORS {
+                        sums[i][vector] = simd.mul_add_f32s(weight, x[vector], sums[i][vector]);
+                    }
+                }
+            }
+        }
+        // Number by number: a slice of the sums would have them in memory instead of registers.
+        for i in 0..WEIGHTS {
+            for vector in 0..VECTORS {
+                products[i * VECTORS + vector] = sums[i][vector];
+            }
+        }
+    }
+}
