@@ -10,7 +10,7 @@ use easyedit_benches::{SECTIONS, Workload, WorkloadOptions, chosen, data_folder,
 use serde_json::{Value, json};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: easyedit_allocator::MiMalloc = easyedit_allocator::MiMalloc;
 
 #[derive(Parser)]
 #[command(name = "easyedit-bench", about = "Time easyedit, one JSON line a section")]
@@ -44,6 +44,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    easyedit_allocator::keep_freed_memory();
     match run(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
