@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use easyedit::eval::Evaluation;
 use easyedit::kernels::{MomentConfig, SecondMoments};
-use easyedit::{EditRequest, HparamsDocument, Pass, Silent, TokenBatch};
+use easyedit::{EditContext, EditRequest, HparamsDocument, Pass, Silent, TokenBatch};
 use serde_json::{Map, Value, json};
 
 use crate::Workload;
@@ -160,8 +160,12 @@ fn edit<'a>(workload: &'a Workload, method: &str, requests: Vec<EditRequest>, re
         use_reference_optimiser(&mut document, workload)?;
     }
     let mut method = workload.method(&document)?;
+    method.prepare(workload.model(), &workload.context())?;
     Ok(Box::new(move || {
-        let edit = method.edit(workload.model(), &requests, &workload.context())?;
+        // Values that an earlier run has found are looked for again.
+        let empty = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let cache = empty.path().to_owned();
+        let edit = method.edit(workload.model(), &requests, &EditContext { cache: Some(&cache), ..workload.context() })?;
         Ok(Outcome::counting([("edits", requests.len()), ("passes", passes(&edit.diagnostics))]))
     }))
 }

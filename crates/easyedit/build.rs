@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 fn main() -> io::Result<()> {
-    // Cargo does not look behind a link for changes.
-    let folder = &Path::new("built-in-hparams").canonicalize()?;
+    // Cargo does not look behind a link for changes. Relative, because another copy of the repository may use what was built here.
+    let folder = &fs::read_link("built-in-hparams").unwrap_or_else(|_| PathBuf::from("built-in-hparams"));
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed={}", folder.display());
     let mut table = String::from("&[\n");
