@@ -87,20 +87,43 @@ fn memit_edits_facts_in_a_batch() {
 }
 
 /// Each fact on the original model.
-#[cfg(all(feature = "emmet", feature = "pmet", feature = "alphaedit"))]
-#[test]
-fn mass_editors_edit_every_decoder() {
-    let requests = &tiny_world::requests()[..EDITS];
-    for method in ["MEMIT", "EMMET", "PMET", "AlphaEdit"] {
+#[cfg(all(feature = "memit", feature = "emmet", feature = "pmet", feature = "alphaedit"))]
+mod mass_editors {
+    use super::*;
+
+    /// Enough that a fact that none of them can edit (one of the first twenty is) does not decide.
+    const EDITS: usize = 60;
+
+    /// `least`: of reliability, generalization and locality.
+    fn edit_every_decoder(method: &str, least: [f64; 3]) {
+        let requests = &tiny_world::requests()[..EDITS];
         for name in tiny_world::model_names().filter(|name| !tiny_world::is_encoder_decoder(name)) {
             let session = edit(method, name, requests, Mode::Independent).unwrap();
             assert_eq!(session.summary.failed, 0, "{method} {name}");
             let scores = &session.summary.mean_metrics.post;
             let got = [scores.rewrite_acc.unwrap(), scores.rephrase_acc.unwrap(), scores.locality["neighborhood_acc"]];
             println!("{method} {name}: reliability, generalization, locality {got:.3?}, {:.1} s", session.summary.seconds.edit);
-            // The others generalize less on `opt`.
-            let least = if method == "PMET" { [0.95, 0.75, 0.9] } else { [0.95, 0.5, 0.9] };
             assert!(got.iter().zip(least).all(|(got, least)| *got >= least), "{method} {name}: {got:?}");
         }
+    }
+
+    #[test]
+    fn memit_edits_every_decoder() {
+        edit_every_decoder("MEMIT", [0.95, 0.7, 0.93]);
+    }
+
+    #[test]
+    fn emmet_edits_every_decoder() {
+        edit_every_decoder("EMMET", [0.95, 0.7, 0.93]);
+    }
+
+    #[test]
+    fn pmet_edits_every_decoder() {
+        edit_every_decoder("PMET", [0.95, 0.8, 0.9]);
+    }
+
+    #[test]
+    fn alphaedit_edits_every_decoder() {
+        edit_every_decoder("AlphaEdit", [0.95, 0.7, 0.93]);
     }
 }
