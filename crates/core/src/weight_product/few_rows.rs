@@ -98,6 +98,7 @@ pub(super) fn few_rows(x: &Tensor<2>, weight: &Tensor<2>, layout: WeightLayout) 
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, Distribution, TensorData};
+    use pulp::Simd;
 
     use super::*;
 
@@ -162,6 +163,41 @@ mod tests {
             (WeightLayout::OutIn, weight.clone().narrow(1, 60, 7).narrow(0, 2, 30).transpose()),
         ] {
             assert!(difference(&few_rows(&x, &part, layout).unwrap(), &usual(&x, &part, layout)) < 2e-4);
+        }
+    }
+
+    #[test]
+    fn every_set_of_vector_instructions_computes_the_same() {
+        fn check<S: Simd>(simd: S) {
+            for (rows, d_out, d_in) in SHAPES {
+                let numbers =
+                    |count: usize, step: usize| -> Vec<f32> { (0..count).map(|i| (i * step % 101) as f32 / 50.0 - 1.0).collect() };
+                let (x, weight) = (numbers(rows * d_in, 37), numbers(d_out * d_in, 29));
+                let x = Matrix::contiguous(&x, d_in);
+                for layout in LAYOUTS {
+                    let mut y = vec![0.0; rows * d_out];
+                    let want = match layout {
+                        WeightLayout::OutIn => {
+                            let weight = Matrix::contiguous(&weight, d_in);
+                            simd.vectorize(times_transposed::Part { x, weight, y: &mut y });
+                            times_transposed::times_transposed(x, weight)
+                        }
+                        WeightLayout::InOut => {
+                            let weight = Matrix::contiguous(&weight, d_out);
+                            simd.vectorize(times::Part { x, weight, y: &mut y });
+                            times::times(x, weight)
+                        }
+                    };
+                    let largest = y.iter().zip(&want).fold(0f32, |largest, (y, want)| largest.max((y - want).abs()));
+                    assert!(largest < 2e-4, "{layout:?} of {rows}, {d_out}, {d_in}: {largest}");
+                }
+            }
+        }
+        check(pulp::Scalar::new());
+        #[cfg(target_arch = "x86_64")]
+        {
+            pulp::x86::V3::try_new().into_iter().for_each(check);
+            pulp::x86::V4::try_new().into_iter().for_each(check);
         }
     }
 

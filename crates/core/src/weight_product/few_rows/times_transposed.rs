@@ -21,11 +21,11 @@ pub(super) fn times_transposed(x: Matrix<'_>, weight: Matrix<'_>) -> Vec<f32> {
     })
 }
 
-struct Part<'a> {
-    x: Matrix<'a>,
-    weight: Matrix<'a>,
+pub(super) struct Part<'a> {
+    pub(super) x: Matrix<'a>,
+    pub(super) weight: Matrix<'a>,
     /// `[rows, out]`
-    y: &'a mut [f32],
+    pub(super) y: &'a mut [f32],
 }
 
 impl WithSimd for Part<'_> {
