@@ -17,7 +17,7 @@ pub use mimalloc::MiMalloc;
 /// Milliseconds that freed memory stays the program's, to be used again by the next step.
 const PURGE_DELAY: i64 = 10_000;
 
-/// Number of the allocator's option for it (`mi_option_purge_delay` of mimalloc 2).
+/// Number of the allocator's option for it (`mi_option_purge_delay`, in mimalloc 2 and 3 alike).
 const PURGE_DELAY_OPTION: i32 = 15;
 
 /// Lets freed memory stay the program's for ten seconds instead of a hundredth of one. To be called once, when the program starts.

@@ -61,4 +61,4 @@ pub use request::{EditRequest, EvaluationPrompt};
 pub use sentence::SentenceEncoder;
 pub use token_batch::TokenBatch;
 pub use tokenizer::{Encoding, Tokenizer};
-pub use weight_product::weight_product;
+pub use weight_product::{JointProducts, weight_product};

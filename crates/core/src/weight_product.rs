@@ -1,6 +1,9 @@
 #[cfg(all(feature = "flex", feature = "extension"))]
 mod few_rows;
 
+#[cfg(all(feature = "flex", feature = "extension"))]
+use std::sync::Arc;
+
 use burn::tensor::Tensor;
 
 use crate::WeightLayout;
@@ -19,5 +22,33 @@ pub fn weight_product(x: Tensor<2>, weight: &Tensor<2>, layout: WeightLayout) ->
     match layout {
         WeightLayout::OutIn => x.matmul(weight.clone().transpose()),
         WeightLayout::InOut => x.matmul(weight.clone()),
+    }
+}
+
+/// Threads that run the same layers, each on rows of its own, and read each weight together: on a CPU, products of few rows are bound by
+/// reading the weight, and so each thread reads a part of it for the rows of all. The products are the same as those of a thread alone, bit
+/// for bit.
+#[derive(Debug)]
+pub struct JointProducts {
+    #[cfg(all(feature = "flex", feature = "extension"))]
+    meeting: Arc<few_rows::Meeting>,
+}
+
+impl JointProducts {
+    /// Of as many threads.
+    #[cfg_attr(not(all(feature = "flex", feature = "extension")), expect(unused_variables, reason = "nothing is shared"))]
+    pub fn among(threads: usize) -> Self {
+        Self {
+            #[cfg(all(feature = "flex", feature = "extension"))]
+            meeting: few_rows::Meeting::new(threads),
+        }
+    }
+
+    /// Runs `work` on this thread as one of them; to be called once on each.
+    pub fn run<T>(&self, work: impl FnOnce() -> T) -> T {
+        #[cfg(all(feature = "flex", feature = "extension"))]
+        return self.meeting.run(work);
+        #[cfg(not(all(feature = "flex", feature = "extension")))]
+        work()
     }
 }

@@ -2,6 +2,8 @@ use std::ops::Range;
 
 use easyedit_core::{KvCache, LanguageModel, Pass, Result, TokenBatch};
 
+use crate::row_groups::RowGroups;
+
 /// Runs the prefixes through the first layers of `layers` on and keeps their keys and values, one row per prefix; `None` if all are empty. What
 /// several prefixes begin with (context templates do, of every request anew) is run once.
 pub(crate) fn prefix_cache(model: &dyn LanguageModel, prefixes: &[&[u32]], layers: Range<usize>) -> Result<Option<KvCache>> {
@@ -22,12 +24,21 @@ pub(crate) fn prefix_cache(model: &dyn LanguageModel, prefixes: &[&[u32]], layer
             None => Pass::new(rests, &device),
         },
     };
-    let mut pass = pass.keeping();
-    let hidden = model.embed(&pass)?;
-    model.run_layers(hidden, layers, &mut pass, &mut ())?;
+    let lengths: Vec<usize> = (0..unique.len()).map(|row| pass.batch().len(row)).collect();
+    let groups = RowGroups::new(model, &lengths)?;
+    let passes = groups.rows().iter().map(|rows| Ok((model.boxed_clone(), pass.select_rows(rows)?)));
+    let caches = groups.run(&mut passes.collect::<Result<Vec<_>>>()?, |(model, pass)| {
+        let mut pass = pass.clone().keeping();
+        let hidden = model.embed(&pass)?;
+        model.run_layers(hidden, layers.clone(), &mut pass, &mut ())?;
+        pass.into_cache()
+    })?;
+    let cache = KvCache::join(&caches.iter().collect::<Vec<_>>(), &device)?;
+    let order = groups.rows().concat();
     // A row without a prefix takes any row of the cache and forgets it.
-    let rows: Vec<usize> = prefixes.iter().map(|prefix| unique.binary_search(prefix).unwrap_or(0)).collect();
-    let mut cache = pass.into_cache()?.select_rows(&rows, &device)?;
+    let place = |row: usize| order.iter().position(|other| *other == row).unwrap_or(0);
+    let rows: Vec<usize> = prefixes.iter().map(|prefix| place(unique.binary_search(prefix).unwrap_or(0))).collect();
+    let mut cache = cache.select_rows(&rows, &device)?;
     for (row, prefix) in prefixes.iter().enumerate() {
         if prefix.is_empty() {
             cache.clear_row(row);

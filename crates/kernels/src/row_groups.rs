@@ -1,5 +1,5 @@
 use easyedit_core::device::is_cpu;
-use easyedit_core::{Error, LanguageModel, Result};
+use easyedit_core::{Error, JointProducts, LanguageModel, Result};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// Two groups of this many tokens on two cores are faster than one of both; smaller ones read the weights for too few products.
@@ -36,10 +36,13 @@ impl RowGroups {
         if self.pools.is_empty() {
             return groups.iter_mut().map(work).collect();
         }
-        let work = &work;
+        let (work, products) = (&work, &JointProducts::among(groups.len().min(self.pools.len())));
         std::thread::scope(|scope| {
-            let running: Vec<_> =
-                groups.iter_mut().zip(&self.pools).map(|(group, pool)| scope.spawn(move || pool.install(|| work(group)))).collect();
+            let running: Vec<_> = groups
+                .iter_mut()
+                .zip(&self.pools)
+                .map(|(group, pool)| scope.spawn(move || pool.install(|| products.run(|| work(group)))))
+                .collect();
             running.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         })
     }

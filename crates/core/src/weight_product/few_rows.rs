@@ -1,8 +1,10 @@
 //! Products of few rows with a weight on the CPU, each way.
 //!
 //! With few rows a product is bound by reading the weight. The CPU backend's kernels copy every block of it into another order, or wait
-//! for memory where they do not; those here read it once, as it lies, and ask for the next rows while they multiply.
+//! for memory where they do not; those here read it once, as it lies, and ask for the next rows while they multiply. Threads that run the same
+//! layers on rows of their own read it once for all of them.
 
+mod joint;
 mod matrix;
 mod panel;
 mod parts;
@@ -18,8 +20,14 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension, ops::FloatTensorOps};
 use burn::tensor::{Tensor, TensorData};
+use pulp::Arch;
+use rayon::prelude::*;
 
-use self::matrix::Matrix;
+pub(super) use self::joint::Meeting;
+use self::matrix::{Matrix, Weight};
+use self::parts::{cut, range};
+use self::times::Times;
+use self::times_transposed::TimesTransposed;
 use crate::WeightLayout;
 use crate::device::is_cpu;
 
@@ -34,16 +42,35 @@ trait WeightProduct: Backend {
 impl WeightProduct for Flex {
     fn weight_product(x: FloatTensor<Self>, weight: FloatTensor<Self>, layout: WeightLayout) -> FloatTensor<Self> {
         match (Matrix::of(&x), Matrix::of(&weight), layout) {
-            (Some(x), Some(weight), WeightLayout::OutIn) => tensor(times_transposed::times_transposed(x, weight), x.rows(), weight.rows()),
-            (Some(x), Some(weight), WeightLayout::InOut) => tensor(times::times(x, weight), x.rows(), weight.width()),
+            (Some(x), Some(matrix), layout) => {
+                let weight = Weight { matrix, layout };
+                let rows: Vec<&[f32]> = (0..x.rows()).map(|row| x.row(row)).collect();
+                let values = joint::joint_product(&rows, weight);
+                FloatTensor::<Self>::from_data(TensorData::new(values, [x.rows(), weight.outputs()]))
+            }
             (_, _, WeightLayout::OutIn) => Self::float_matmul(x, Self::float_swap_dims(weight, 0, 1)),
             (_, _, WeightLayout::InOut) => Self::float_matmul(x, weight),
         }
     }
 }
 
-fn tensor(values: Vec<f32>, rows: usize, width: usize) -> FloatTensor<Flex> {
-    FloatTensor::<Flex>::from_data(TensorData::new(values, [rows, width]))
+/// Makes the zeros `y` the product of the rows `x` with a weight, on all cores if there is enough to do.
+fn product(x: &[&[f32]], weight: Weight<'_>, mut y: Vec<&mut [f32]>) {
+    /// Multiplications that pay for handing a part to another core.
+    const WORTH_A_TASK: usize = 1 << 20;
+    let tasks = rayon::current_num_threads().min(x.len() * weight.outputs() * weight.inputs() / WORTH_A_TASK);
+    if tasks <= 1 {
+        return product_on_one_core(x, weight, &mut y);
+    }
+    let parts: Vec<_> = cut(y, tasks).into_iter().enumerate().collect();
+    parts.into_par_iter().for_each(|(part, mut y)| product_on_one_core(x, weight.of_outputs(range(weight.outputs(), part, tasks)), &mut y));
+}
+
+fn product_on_one_core(x: &[&[f32]], weight: Weight<'_>, y: &mut [&mut [f32]]) {
+    match weight {
+        Weight { matrix: weight, layout: WeightLayout::OutIn } => Arch::new().dispatch(TimesTransposed { x, weight, y }),
+        Weight { matrix: weight, layout: WeightLayout::InOut } => Arch::new().dispatch(Times { x, weight, y }),
+    }
 }
 
 impl<C: CheckpointStrategy> WeightProduct for Autodiff<Flex, C> {
@@ -173,22 +200,17 @@ mod tests {
                 let numbers =
                     |count: usize, step: usize| -> Vec<f32> { (0..count).map(|i| (i * step % 101) as f32 / 50.0 - 1.0).collect() };
                 let (x, weight) = (numbers(rows * d_in, 37), numbers(d_out * d_in, 29));
-                let x = Matrix::contiguous(&x, d_in);
+                let x: Vec<&[f32]> = x.chunks(d_in).collect();
                 for layout in LAYOUTS {
-                    let mut y = vec![0.0; rows * d_out];
-                    let want = match layout {
-                        WeightLayout::OutIn => {
-                            let weight = Matrix::contiguous(&weight, d_in);
-                            simd.vectorize(times_transposed::Part { x, weight, y: &mut y });
-                            times_transposed::times_transposed(x, weight)
-                        }
-                        WeightLayout::InOut => {
-                            let weight = Matrix::contiguous(&weight, d_out);
-                            simd.vectorize(times::Part { x, weight, y: &mut y });
-                            times::times(x, weight)
-                        }
-                    };
-                    let largest = y.iter().zip(&want).fold(0f32, |largest, (y, want)| largest.max((y - want).abs()));
+                    let weight = Matrix::contiguous(&weight, if layout == WeightLayout::OutIn { d_in } else { d_out });
+                    let [mut got, mut want] = [(); 2].map(|()| vec![0.0; rows * d_out]);
+                    product(&x, Weight { matrix: weight, layout }, want.chunks_mut(d_out).collect());
+                    let y: &mut Vec<&mut [f32]> = &mut got.chunks_mut(d_out).collect();
+                    match layout {
+                        WeightLayout::OutIn => simd.vectorize(TimesTransposed { x: &x, weight, y }),
+                        WeightLayout::InOut => simd.vectorize(Times { x: &x, weight, y }),
+                    }
+                    let largest = got.iter().zip(&want).fold(0f32, |largest, (got, want)| largest.max((got - want).abs()));
                     assert!(largest < 2e-4, "{layout:?} of {rows}, {d_out}, {d_in}: {largest}");
                 }
             }

@@ -4,6 +4,8 @@ use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::DType;
 
+use crate::WeightLayout;
+
 /// A matrix as it lies in memory: rows of contiguous numbers, at equal distances.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Matrix<'a> {
@@ -47,10 +49,68 @@ impl<'a> Matrix<'a> {
     }
 
     pub(super) fn of_rows(self, range: Range<usize>) -> Self {
-        Self { values: &self.values[range.start * self.stride..], rows: range.len(), ..self }
+        let start = (range.start * self.stride).min(self.values.len());
+        Self { values: &self.values[start..], rows: range.len(), ..self }
     }
 
     pub(super) fn of_columns(self, range: Range<usize>) -> Self {
         Self { values: &self.values[range.start..], width: range.len(), ..self }
+    }
+}
+
+/// A weight as it lies in memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weight<'a> {
+    pub(super) matrix: Matrix<'a>,
+    pub(super) layout: WeightLayout,
+}
+
+impl Weight<'_> {
+    /// Numbers that a row is made of.
+    pub(super) fn inputs(&self) -> usize {
+        match self.layout {
+            WeightLayout::OutIn => self.matrix.width,
+            WeightLayout::InOut => self.matrix.rows,
+        }
+    }
+
+    /// Numbers that a row becomes.
+    pub(super) fn outputs(&self) -> usize {
+        match self.layout {
+            WeightLayout::OutIn => self.matrix.rows,
+            WeightLayout::InOut => self.matrix.width,
+        }
+    }
+
+    /// What makes the outputs `range`.
+    pub(super) fn of_outputs(self, range: Range<usize>) -> Self {
+        let matrix = match self.layout {
+            WeightLayout::OutIn => self.matrix.of_rows(range),
+            WeightLayout::InOut => self.matrix.of_columns(range),
+        };
+        Self { matrix, ..self }
+    }
+
+    /// Where it lies.
+    pub(super) fn place(&self) -> Place {
+        let Matrix { values, rows, width, stride } = self.matrix;
+        Place { address: values.as_ptr() as usize, rows, width, stride, layout: self.layout }
+    }
+}
+
+/// Where a weight lies: two that exist at the same time in the same place are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    address: usize,
+    rows: usize,
+    width: usize,
+    stride: usize,
+    layout: WeightLayout,
+}
+
+impl Place {
+    /// How many numbers lie there.
+    pub(super) fn numbers(&self) -> usize {
+        self.rows * self.width
     }
 }

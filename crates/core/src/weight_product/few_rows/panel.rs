@@ -1,5 +1,3 @@
-use super::matrix::Matrix;
-
 /// Some rows of a matrix, turned round: number by number of a row, that number of each.
 pub(super) struct Panel {
     /// The first row, and how many there are.
@@ -12,15 +10,15 @@ pub(super) struct Panel {
 }
 
 impl Panel {
-    /// The rows of `x` from `first` on, as many as there are or `lanes`.
-    pub(super) fn new(x: Matrix<'_>, first: usize, lanes: usize) -> Self {
+    /// The rows `x` from `first` on, as many as there are or `lanes`.
+    pub(super) fn new(x: &[&[f32]], first: usize, lanes: usize) -> Self {
         /// Numbers of a row that are turned round at once, so that what is written stays in the cache.
         const TURNED: usize = 64;
-        let rows = (x.rows() - first).min(lanes);
-        let mut values = vec![0.0; x.width() * lanes];
+        let rows = (x.len() - first).min(lanes);
+        let mut values = vec![0.0; x.first().map_or(0, |row| row.len()) * lanes];
         for (part, values) in values.chunks_mut(TURNED * lanes).enumerate() {
             for row in 0..rows {
-                let from = &x.row(first + row)[part * TURNED..];
+                let from = &x[first + row][part * TURNED..];
                 values.chunks_exact_mut(lanes).zip(from).for_each(|(to, from)| to[row] = *from);
             }
         }

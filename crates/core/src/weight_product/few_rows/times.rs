@@ -1,10 +1,9 @@
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::matrix::Matrix;
 use super::panel::Panel;
-use super::parts::in_parts;
 use super::prefetch::prefetch;
 
 /// Rows of the weight in a tile, which stays in the first cache while all rows of `x` pass over it.
@@ -13,27 +12,15 @@ const DEPTH: usize = 96;
 /// Vectors in a row of a tile.
 const VECTORS: usize = 3;
 
-/// Columns of a part are a multiple of this, which whole tiles of every vector size fill.
-const COLUMNS: usize = 48;
-
 /// `x W`: of `x: [rows, in]` and `weight: [in, out]`, `[rows, out]`.
-pub(super) fn times(x: Matrix<'_>, weight: Matrix<'_>) -> Vec<f32> {
-    in_parts(x.rows(), weight.width(), COLUMNS, weight.rows(), |range| {
-        let weight = weight.of_columns(range);
-        let mut y = vec![0.0; x.rows() * weight.width()];
-        Arch::new().dispatch(Part { x, weight, y: &mut y });
-        y
-    })
-}
-
-pub(super) struct Part<'a> {
-    pub(super) x: Matrix<'a>,
+pub(super) struct Times<'a, 'y> {
+    pub(super) x: &'a [&'a [f32]],
     pub(super) weight: Matrix<'a>,
-    /// `[rows, out]`
-    pub(super) y: &'a mut [f32],
+    /// Zeros before.
+    pub(super) y: &'a mut [&'y mut [f32]],
 }
 
-impl WithSimd for Part<'_> {
+impl WithSimd for Times<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -42,14 +29,15 @@ impl WithSimd for Part<'_> {
         let (lanes, width) = (S::F32_LANES, weight.width());
         let panels = panels::<S>(x);
         let whole = width / lanes * lanes;
-        add(simd, &panels, weight.of_columns(0..whole), y, width);
+        add(simd, &panels, weight.of_columns(0..whole), y);
         if whole < width {
             // The last columns, filled up to a vector.
             let mut last = vec![0.0; weight.rows() * lanes];
             last.chunks_exact_mut(lanes).enumerate().for_each(|(row, to)| to[..width - whole].copy_from_slice(&weight.row(row)[whole..]));
-            let mut sums = vec![0.0; x.rows() * lanes];
-            add(simd, &panels, Matrix::contiguous(&last, lanes), &mut sums, lanes);
-            for (y, sums) in y.chunks_exact_mut(width).zip(sums.chunks_exact(lanes)) {
+            let mut sums = vec![0.0; x.len() * lanes];
+            let mut rows: Vec<&mut [f32]> = sums.chunks_exact_mut(lanes).collect();
+            add(simd, &panels, Matrix::contiguous(&last, lanes), &mut rows);
+            for (y, sums) in y.iter_mut().zip(rows) {
                 y[whole..].copy_from_slice(&sums[..width - whole]);
             }
         }
@@ -58,12 +46,12 @@ impl WithSimd for Part<'_> {
 
 /// The rows of `x` in panels of as many as leave room in the registers for a tile's row, half as many at the end.
 #[inline(always)]
-fn panels<S: Simd>(x: Matrix<'_>) -> Vec<Panel> {
+fn panels<S: Simd>(x: &[&[f32]]) -> Vec<Panel> {
     let most = if S::REGISTER_COUNT >= 32 { 8 } else { 4 };
     let mut panels = Vec::new();
     let mut first = 0;
-    while first < x.rows() {
-        let lanes = if x.rows() - first > 4 { most } else { 4 };
+    while first < x.len() {
+        let lanes = if x.len() - first > 4 { most } else { 4 };
         panels.push(Panel::new(x, first, lanes));
         first += lanes;
     }
@@ -80,9 +68,9 @@ struct Tile {
     vectors: usize,
 }
 
-/// Adds `x W` to `y`, whose rows begin `stride` numbers apart; the weight's width is a multiple of the vectors'.
+/// Adds `x W` to `y`; the weight's width is a multiple of the vectors'.
 #[inline(always)]
-fn add<S: Simd>(simd: S, panels: &[Panel], weight: Matrix<'_>, y: &mut [f32], stride: usize) {
+fn add<S: Simd>(simd: S, panels: &[Panel], weight: Matrix<'_>, y: &mut [&mut [f32]]) {
     let (lanes, vectors) = (S::F32_LANES, weight.width() / S::F32_LANES);
     let mut columns: Vec<(usize, usize)> = (0..vectors / VECTORS).map(|strip| (strip * VECTORS * lanes, VECTORS)).collect();
     columns.extend((vectors / VECTORS * VECTORS..vectors).map(|vector| (vector * lanes, 1)));
@@ -99,7 +87,7 @@ fn add<S: Simd>(simd: S, panels: &[Panel], weight: Matrix<'_>, y: &mut [f32], st
                 let share = |panel: usize| next.rows.start + next.rows.len() * panel / panels.len();
                 Tile { rows: share(i)..share(i + 1), ..next.clone() }
             });
-            let block = Block { panel, weight, tile, ahead, y: &mut y[panel.first * stride..], stride };
+            let block = Block { panel, weight, tile, ahead, y: &mut y[panel.first..] };
             match (panel.lanes, tile.vectors) {
                 (8, VECTORS) => block.add::<S, 8, VECTORS>(simd),
                 (8, _) => block.add::<S, 8, 1>(simd),
@@ -111,28 +99,27 @@ fn add<S: Simd>(simd: S, panels: &[Panel], weight: Matrix<'_>, y: &mut [f32], st
 }
 
 /// Some rows of `x`, and the tile they pass over.
-struct Block<'a> {
+struct Block<'a, 'y> {
     panel: &'a Panel,
     weight: Matrix<'a>,
     tile: &'a Tile,
     /// What of the next tile is asked for meanwhile.
     ahead: Option<Tile>,
     /// From the panel's first row on.
-    y: &'a mut [f32],
-    stride: usize,
+    y: &'a mut [&'y mut [f32]],
 }
 
-impl Block<'_> {
+impl Block<'_, '_> {
     /// Adds the products.
     #[expect(clippy::manual_memcpy, reason = "a slice of the sums would have them in memory instead of registers")]
     #[inline(always)]
     fn add<S: Simd, const LANES: usize, const VECTORS: usize>(self, simd: S) {
-        let Self { panel, weight, tile: Tile { rows, column, .. }, ahead, y, stride } = self;
+        let Self { panel, weight, tile: Tile { rows, column, .. }, ahead, y } = self;
         let width = VECTORS * S::F32_LANES;
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; LANES];
         for i in 0..LANES {
             if i < panel.rows {
-                let y = S::as_simd_f32s(&y[i * stride + column..][..width]).0;
+                let y = S::as_simd_f32s(&y[i][*column..][..width]).0;
                 for vector in 0..VECTORS {
                     sums[i][vector] = y[vector];
                 }
@@ -157,7 +144,7 @@ impl Block<'_> {
         }
         for i in 0..LANES {
             if i < panel.rows {
-                let y = S::as_mut_simd_f32s(&mut y[i * stride + column..][..width]).0;
+                let y = S::as_mut_simd_f32s(&mut y[i][*column..][..width]).0;
                 for vector in 0..VECTORS {
                     y[vector] = sums[i][vector];
                 }

@@ -1,10 +1,9 @@
 use std::array::from_fn;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::matrix::Matrix;
 use super::panel::Panel;
-use super::parts::in_parts;
 use super::prefetch::{LINE, prefetch};
 
 /// Rows of the weight whose products are kept before they are written, so that whole lines of the result are: a multiple of how many
@@ -12,23 +11,13 @@ use super::prefetch::{LINE, prefetch};
 const KEPT: usize = 48;
 
 /// `x Wᵀ`: of `x: [rows, in]` and `weight: [out, in]`, `[rows, out]`.
-pub(super) fn times_transposed(x: Matrix<'_>, weight: Matrix<'_>) -> Vec<f32> {
-    in_parts(x.rows(), weight.rows(), KEPT, weight.width(), |range| {
-        let weight = weight.of_rows(range);
-        let mut y = vec![0.0; x.rows() * weight.rows()];
-        Arch::new().dispatch(Part { x, weight, y: &mut y });
-        y
-    })
-}
-
-pub(super) struct Part<'a> {
-    pub(super) x: Matrix<'a>,
+pub(super) struct TimesTransposed<'a, 'y> {
+    pub(super) x: &'a [&'a [f32]],
     pub(super) weight: Matrix<'a>,
-    /// `[rows, out]`
-    pub(super) y: &'a mut [f32],
+    pub(super) y: &'a mut [&'y mut [f32]],
 }
 
-impl WithSimd for Part<'_> {
+impl WithSimd for TimesTransposed<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -37,7 +26,7 @@ impl WithSimd for Part<'_> {
         // As many vectors, and rows of the weight at once, as leave room in the registers for their products.
         let many_registers = S::REGISTER_COUNT >= 32;
         let most = if many_registers { 3 } else { 2 };
-        let vectors = x.rows().div_ceil(S::F32_LANES);
+        let vectors = x.len().div_ceil(S::F32_LANES);
         let count = vectors.div_ceil(most);
         let bound = |panel: usize| vectors * panel / count;
         let panels: Vec<(usize, Panel)> = (0..count)
@@ -57,7 +46,7 @@ impl WithSimd for Part<'_> {
                     (false, _) => multiply::<S, 2, 6>(simd, panel, left, &mut products),
                 }
                 for row in 0..panel.rows {
-                    let y = &mut y[(panel.first + row) * weight.rows()..][rows.clone()];
+                    let y = &mut y[panel.first + row][rows.clone()];
                     y.iter_mut().zip(products.chunks_exact(panel.lanes)).for_each(|(y, products)| *y = products[row]);
                 }
             }
