@@ -15,23 +15,24 @@ use crate::programs::target;
 
 /// The version whose CUDA backend needs no LLVM.
 const BURN: &str = "=0.22.0-pre.2";
-/// What is made to differ: file, text in it, what takes its place wherever it stands.
-const CHANGES: &[(&str, &str, &str)] = &[
-    ("Cargo.toml", "burn = { version = \"=0.22.1\"", "burn = { version = \"=0.22.0-pre.2\""),
+/// What is made to differ: file, text in it, what takes its place, and how often the text stands there.
+const CHANGES: &[(&str, &str, &str, usize)] = &[
+    ("Cargo.toml", "burn = { version = \"=0.22.1\"", "burn = { version = \"=0.22.0-pre.2\"", 1),
     // That version's CPU backend has its threads without being asked for them; being there to compare with, it goes without what makes it
     // faster.
     (
         "crates/core/Cargo.toml",
         "flex = [\"burn/flex\", \"burn/simd\", \"burn/rayon\", \"burn/x86-v4\", \"pulp/x86-v4\", \"extension\"]",
         "flex = [\"burn/flex\", \"burn/simd\"]",
+        1,
     ),
     // Names that version has not.
-    ("crates/core/src/matrix.rs", "data.try_into_vec::<f32>()", "data.into_vec::<f32>()"),
-    ("crates/core/src/device.rs", "data.try_to_vec::<f32>()", "data.to_vec::<f32>()"),
-    ("crates/kernels/src/fine_tune/loss.rs", ".is_autodiff()", ".device().is_autodiff()"),
-    ("crates/models/src/elementwise.rs", ".is_autodiff()", ".device().is_autodiff()"),
-    ("crates/methods/grace/src/lookup.rs", ".is_autodiff()", ".device().is_autodiff()"),
-    ("crates/methods/grace/src/start.rs", ".is_autodiff()", ".device().is_autodiff()"),
+    ("crates/core/src/matrix.rs", "data.try_into_vec::<f32>()", "data.into_vec::<f32>()", 1),
+    ("crates/core/src/device.rs", "data.try_to_vec::<f32>()", "data.to_vec::<f32>()", 1),
+    ("crates/kernels/src/fine_tune/loss.rs", ".is_autodiff()", ".device().is_autodiff()", 2),
+    ("crates/models/src/elementwise.rs", ".is_autodiff()", ".device().is_autodiff()", 5),
+    ("crates/methods/grace/src/lookup.rs", ".is_autodiff()", ".device().is_autodiff()", 1),
+    ("crates/methods/grace/src/start.rs", ".is_autodiff()", ".device().is_autodiff()", 2),
 ];
 /// What a check of the device reads on the other machine.
 const DATA: &[&str] = &["data/golden", "data/tiny-world"];
@@ -92,8 +93,8 @@ fn copy_workspace(root: &Path, copy: &Path) -> Result<Vec<String>> {
             copy_changed(&from, &to)?;
         } else {
             let mut text = fs::read_to_string(&from).with_context(|| format!("cannot read {}", from.display()))?;
-            for (_, old, new) in changes {
-                text = replaced(&text, old, new).with_context(|| format!("{name}, for burn {BURN}"))?;
+            for (_, old, new, times) in changes {
+                text = replaced(&text, old, new, *times).with_context(|| format!("{name}, for burn {BURN}"))?;
             }
             write_changed(text.as_bytes(), &to)?;
         }
@@ -101,12 +102,12 @@ fn copy_workspace(root: &Path, copy: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// `text` with `new` in every place of `old`, of which there is one at least.
-fn replaced(text: &str, old: &str, new: &str) -> Result<String> {
-    if !text.contains(old) {
-        bail!("{old:?} does not occur; bring the changes in xtask/src/gpu_build.rs up to date");
+/// `text` with `new` in the places of `old`, which occurs in it so many times.
+fn replaced(text: &str, old: &str, new: &str, times: usize) -> Result<String> {
+    match text.matches(old).count() {
+        count if count == times => Ok(text.replace(old, new)),
+        count => bail!("{old:?} occurs {count} times instead of {times}; bring the changes in xtask/src/gpu_build.rs up to date"),
     }
-    Ok(text.replace(old, new))
 }
 
 fn copy_changed(from: &Path, to: &Path) -> Result<()> {
@@ -134,13 +135,13 @@ mod tests {
     #[test]
     fn the_changes_fit_the_manifests() {
         let root = crate::root().unwrap();
-        for (file, old, new) in CHANGES {
+        for (file, old, new, times) in CHANGES {
             let text = fs::read_to_string(root.join(file)).unwrap();
-            let changed = replaced(&text, old, new).unwrap();
+            let changed = replaced(&text, old, new, *times).unwrap();
             assert!(changed.contains(new) && changed != text, "{file}");
         }
         assert!(CHANGES[0].2.contains(BURN));
-        assert_eq!(replaced("a a", "a", "b").unwrap(), "b b");
-        assert!(replaced("b", "a", "b").is_err());
+        assert!(replaced("a a", "a", "b", 1).is_err() && replaced("b", "a", "b", 1).is_err());
+        assert_eq!(replaced("a a", "a", "b", 2).unwrap(), "b b");
     }
 }
