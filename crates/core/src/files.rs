@@ -8,10 +8,15 @@ use crate::{Error, Result};
 
 /// Writes a file through `fill`: to a temporary file beside it, which takes the name only when everything is on disk.
 ///
+/// A link is followed: the file it points to is replaced, and the link stays.
+///
 /// # Errors
 ///
-/// [`Error::Io`] naming the file; nothing is left behind then.
+/// [`Error::Io`] naming the file; [`Error::Format`] if `path` is a folder, a device or a pipe, which is never replaced. Nothing is left
+/// behind then.
 pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    let followed = check_output_file(path)?;
+    let path = followed.as_path();
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -29,6 +34,21 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::i
     widen_permissions(file.path()).map_err(|e| Error::io("write", path, e))?;
     file.persist(path).map_err(|e| Error::io("write", path, e.error))?;
     Ok(())
+}
+
+/// Checks that a file can be written to `path` and returns the place it is written to, with links followed.
+///
+/// # Errors
+///
+/// [`Error::Format`] if `path` is a folder, a device or a pipe; [`Error::Io`] if it is a link that leads nowhere.
+pub fn check_output_file(path: &Path) -> Result<PathBuf> {
+    let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+    let place = if is_link { fs::canonicalize(path).map_err(|e| Error::io("write", path, e))? } else { path.to_owned() };
+    match fs::metadata(&place) {
+        Ok(metadata) if metadata.is_dir() => Err(Error::format(path, "is a folder; name a file to write to")),
+        Ok(metadata) if !metadata.is_file() => Err(Error::format(path, "is a device or a pipe, which is never replaced; name a file")),
+        _ => Ok(place),
+    }
 }
 
 /// Temporary files are private; what takes their place should be as readable as any new file.
@@ -112,6 +132,25 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         write_atomically(&path, |w| w.write_all(b"whole")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_regular_files_are_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &Path| write_atomically(path, |w| w.write_all(b"new"));
+        assert!(write(dir.path()).unwrap_err().to_string().contains("is a folder"));
+        let (target, link, dangling) = (dir.path().join("target"), dir.path().join("link"), dir.path().join("dangling"));
+        assert!(std::process::Command::new("mkfifo").arg(&target).status().unwrap().success());
+        assert!(write(&target).unwrap_err().to_string().contains("a device or a pipe"));
+        fs::remove_file(&target).unwrap();
+        fs::write(&target, "old").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        write(&link).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert!(link.symlink_metadata().unwrap().is_symlink(), "the link stays");
+        std::os::unix::fs::symlink(dir.path().join("nowhere"), &dangling).unwrap();
+        assert!(write(&dangling).is_err());
     }
 
     #[test]
