@@ -6,6 +6,9 @@ use fs4::FileExt;
 
 use crate::{Error, Result};
 
+/// What the names of temporary files begin with.
+pub(crate) const TEMPORARY_PREFIX: &str = ".easyedit-";
+
 /// Writes a file through `fill`: to a temporary file beside it, which takes the name only when everything is on disk.
 ///
 /// A link is followed: the file it points to is replaced, and the link stays.
@@ -22,7 +25,7 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::i
         _ => Path::new("."),
     };
     fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
-    let mut file = tempfile::Builder::new().prefix(".easyedit-").tempfile_in(folder).map_err(|e| Error::io("write into", folder, e))?;
+    let mut file = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder).map_err(|e| Error::io("write into", folder, e))?;
     let write = |file: &mut tempfile::NamedTempFile| {
         let mut buffered = std::io::BufWriter::with_capacity(1 << 20, file.as_file_mut());
         fill(&mut buffered)?;

@@ -13,6 +13,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod artefact;
 pub mod device;
 mod edit;
 mod edit_file;
@@ -34,12 +35,14 @@ mod probe;
 mod progress;
 mod registry;
 mod request;
+mod row_ops;
 mod sentence;
 mod token_batch;
 mod tokenizer;
 pub mod tokens;
 mod weight_product;
 
+pub use artefact::{Artefact, ArtefactLabel, ArtefactTensor, keep_in_cache, tidy_cache_folder};
 pub use edit::{Applied, Edit, TensorDelta, WeightDelta, apply_all};
 pub use edit_file::EDIT_FILE_SUFFIX;
 pub use encoder::{Encoder, EncoderOutput, EncoderSpec};
@@ -60,6 +63,7 @@ pub use probe::{Capture, Probe};
 pub use progress::{Progress, Silent};
 pub use registry::{MethodEntry, Registry};
 pub use request::{EditRequest, EvaluationPrompt};
+pub use row_ops::{Norm, attention, row_norm};
 pub use sentence::SentenceEncoder;
 pub use token_batch::TokenBatch;
 pub use tokenizer::{Encoding, Tokenizer};
