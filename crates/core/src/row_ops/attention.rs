@@ -27,12 +27,14 @@ struct Plan {
     head_dim: usize,
     slots: usize,
     bias: Option<Bias>,
+    /// Groups of heads of a task.
+    at_once: usize,
 }
 
 /// What is added to scores, each dimension's stride 0 where one value serves all.
 #[derive(Clone, Debug)]
 struct Bias {
-    values: Arc<[f32]>,
+    values: Arc<Vec<f32>>,
     /// Of rows, heads and tokens.
     strides: [usize; 3],
 }
@@ -61,7 +63,9 @@ pub(super) fn attention(query: &Tensor<2>, read: &KeyValue, bias: Option<&Tensor
         Some(bias) if bias.is_autodiff() => return None,
         Some(bias) => Some(Bias::of(bias, [rows, heads, batch.width(), slots])?),
     };
-    let plan = Plan { starts, heads, kv_heads, head_dim, slots, bias };
+    // Rows are cut up further where there are fewer of them than cores.
+    let at_once = if rows < rayon::current_num_threads() { 1 } else { kv_heads };
+    let plan = Plan { starts, heads, kv_heads, head_dim, slots, bias, at_once };
     let [keys, values] = [keys, values].map(|x| x.clone().into_dispatch());
     Some(Tensor::from_dispatch(<Dispatch as RowAttention>::row_attention(query.clone().into_dispatch(), keys, values, plan)))
 }
@@ -84,7 +88,7 @@ impl Bias {
             stride(bias_width, width, slots)?,
         ];
         let values = bias.clone().cast(DType::F32).try_into_data().ok()?.try_into_vec::<f32>().ok()?;
-        Some(Self { values: values.into(), strides })
+        Some(Self { values: Arc::new(values), strides })
     }
 }
 
@@ -129,60 +133,77 @@ fn numbers(tensor: &FloatTensor<Flex>) -> &[f32] {
     &tensor.storage::<f32>()[tensor.layout().start_offset()..][..count]
 }
 
-/// A row's tokens and a group of heads that read the same keys and values.
-#[derive(Clone, Copy)]
-struct Group<'a> {
+/// A row's tokens and some groups of heads; those of a group read the same keys and values.
+#[derive(Clone)]
+struct Task<'a> {
     plan: &'a Plan,
     row: usize,
-    kv_head: usize,
+    kv_heads: Range<usize>,
 }
 
 impl Plan {
-    fn groups(&self) -> Vec<Group<'_>> {
+    /// All there is to do.
+    fn tasks(&self) -> Vec<Task<'_>> {
         let rows = self.starts.len() - 1;
-        (0..rows).flat_map(|row| (0..self.kv_heads).map(move |kv_head| Group { plan: self, row, kv_head })).collect()
+        let of_row = |row| {
+            let heads = (0..self.kv_heads).step_by(self.at_once);
+            heads.map(move |first| Task { plan: self, row, kv_heads: first..(first + self.at_once).min(self.kv_heads) })
+        };
+        (0..rows).flat_map(of_row).collect()
     }
 
-    /// The result of `work` for each group, on all cores if there is enough to do.
-    fn each<T: Send>(&self, work: impl Fn(Group<'_>) -> T + Send + Sync) -> Vec<T> {
+    /// The result of `work` for each of the tasks with what belongs to it, on all cores if there is enough to do.
+    fn each<X: Send, T: Send>(&self, tasks: Vec<(Task<'_>, X)>, work: impl Fn(&Task<'_>, X) -> T + Send + Sync) -> Vec<T> {
         let tokens = self.starts.last().copied().unwrap_or(0);
-        let groups = self.groups();
         if tokens * self.slots * self.heads * self.head_dim < WORTH_SHARING {
-            return groups.into_iter().map(work).collect();
+            return tasks.into_iter().map(|(task, own)| work(&task, own)).collect();
         }
-        groups.into_par_iter().map(work).collect()
+        tasks.into_par_iter().map(|(task, own)| work(&task, own)).collect()
     }
 }
 
-impl<'a> Group<'a> {
-    fn tokens(self) -> Range<usize> {
+impl<'a> Task<'a> {
+    fn tokens(&self) -> Range<usize> {
         self.plan.starts[self.row]..self.plan.starts[self.row + 1]
     }
 
-    fn heads(self) -> Range<usize> {
+    /// The heads that read the keys and values `kv_head`.
+    fn group(&self, kv_head: usize) -> Range<usize> {
         let shared = self.plan.heads / self.plan.kv_heads;
-        self.kv_head * shared..(self.kv_head + 1) * shared
+        kv_head * shared..(kv_head + 1) * shared
+    }
+
+    /// All heads of the task.
+    fn heads(&self) -> Range<usize> {
+        self.group(self.kv_heads.start).start..self.group(self.kv_heads.end).start
     }
 
     /// The numbers of head `head` of token `token`, of tokens with all heads side by side.
-    fn of_head(self, all: &[f32], token: usize, head: usize) -> &[f32] {
+    fn of_head<'x>(&self, all: &'x [f32], token: usize, head: usize) -> &'x [f32] {
         &all[(token * self.plan.heads + head) * self.plan.head_dim..][..self.plan.head_dim]
     }
 
-    /// The slots of the group, of keys or values: `[slots, head_dim]`.
-    fn slots(self, all: &[f32]) -> &[f32] {
+    /// The place of head `head` of the row's token number `token`, among the task's own tokens with its heads side by side.
+    fn own_place(&self, token: usize, head: usize) -> Range<usize> {
+        let heads = self.heads();
+        let first = (token * heads.len() + head - heads.start) * self.plan.head_dim;
+        first..first + self.plan.head_dim
+    }
+
+    /// The slots of keys or values: `[slots, head_dim]`.
+    fn slots<'x>(&self, all: &'x [f32], kv_head: usize) -> &'x [f32] {
         let size = self.plan.slots * self.plan.head_dim;
-        &all[(self.row * self.plan.kv_heads + self.kv_head) * size..][..size]
+        &all[(self.row * self.plan.kv_heads + kv_head) * size..][..size]
     }
 
     /// What is added to the scores of the row's token number `token`.
-    fn bias(self, head: usize, token: usize) -> Option<&'a [f32]> {
+    fn bias(&self, head: usize, token: usize) -> Option<&'a [f32]> {
         let Bias { values, strides } = self.plan.bias.as_ref()?;
         values.get(self.row * strides[0] + head * strides[1] + token * strides[2]..)?.get(..self.plan.slots)
     }
 
     /// The slots that the row's token number `token` sees, in their order, into `seen`.
-    fn see(self, head: usize, token: usize, seen: &mut Vec<usize>) {
+    fn see(&self, head: usize, token: usize, seen: &mut Vec<usize>) {
         seen.clear();
         match self.bias(head, token) {
             Some(bias) => seen.extend((0..self.plan.slots).filter(|slot| bias[*slot] > MASKED_SCORE * 0.5)),
@@ -193,29 +214,9 @@ impl<'a> Group<'a> {
             seen.extend(0..self.plan.slots);
         }
     }
-}
 
-/// How tokens share out their attention: per group, `[tokens, heads of the group, slots]`.
-type Shares = Vec<Vec<f32>>;
-
-fn forward(read: &Read, plan: &Plan, keep: bool) -> (FloatTensor<Flex>, Shares) {
-    let (query, keys, values) = (numbers(&read.query), numbers(&read.keys), numbers(&read.values));
-    let done = plan.each(|group| Arch::new().dispatch(Forward { group, query, keys, values, keep }));
-    let tokens = plan.starts.last().copied().unwrap_or(0);
-    let mut mixed = vec![0f32; tokens * plan.heads * plan.head_dim];
-    let mut shares = Vec::with_capacity(if keep { done.len() } else { 0 });
-    for (group, (own, share)) in plan.groups().into_iter().zip(done) {
-        group.put(&own, &mut mixed);
-        if keep {
-            shares.push(share);
-        }
-    }
-    (FloatTensor::<Flex>::from_data(TensorData::new(mixed, [tokens, plan.heads * plan.head_dim])), shares)
-}
-
-impl Group<'_> {
-    /// Puts the group's own numbers, `[tokens, heads of the group, head_dim]`, among those of all tokens and heads.
-    fn put(self, own: &[f32], all: &mut [f32]) {
+    /// Puts the task's own numbers, `[tokens, heads of the task, head_dim]`, among those of all tokens and heads.
+    fn put(&self, own: &[f32], all: &mut [f32]) {
         let (heads, head_dim) = (self.heads(), self.plan.head_dim);
         let width = heads.len() * head_dim;
         for (token, own) in self.tokens().zip(own.chunks_exact(width)) {
@@ -224,28 +225,45 @@ impl Group<'_> {
     }
 }
 
-/// Turns `[slots, head_dim]` into `[head_dim, stride]`, and zeros behind the slots.
+/// How tokens share out their attention: per task and group of heads, `[tokens, heads of the group, slots]`.
+type Shares = Vec<Vec<f32>>;
+
+fn forward(read: &Read, plan: &Plan, keep: bool) -> (FloatTensor<Flex>, Shares) {
+    let (query, keys, values) = (numbers(&read.query), numbers(&read.keys), numbers(&read.values));
+    let tasks = plan.tasks();
+    let done = plan.each(tasks.iter().map(|task| (task.clone(), ())).collect(), |task, ()| {
+        Arch::new().dispatch(Forward { task, query, keys, values, keep })
+    });
+    let mut mixed = vec![0f32; query.len()];
+    let mut shares = Vec::with_capacity(if keep { done.len() } else { 0 });
+    for (task, (own, share)) in tasks.iter().zip(done) {
+        task.put(&own, &mut mixed);
+        if keep {
+            shares.push(share);
+        }
+    }
+    let tokens = plan.starts.last().copied().unwrap_or(0);
+    (FloatTensor::<Flex>::from_data(TensorData::new(mixed, [tokens, plan.heads * plan.head_dim])), shares)
+}
+
+/// Turns `[slots, head_dim]` into `[head_dim, stride]`; what stands behind the slots stays as it is.
 #[inline(always)]
-fn turned(slots: &[f32], head_dim: usize, stride: usize) -> Vec<f32> {
-    let mut turned = vec![0f32; head_dim * stride];
+fn turn(slots: &[f32], head_dim: usize, stride: usize, turned: &mut [f32]) {
     for (slot, numbers) in slots.chunks_exact(head_dim).enumerate() {
         for (dim, number) in numbers.iter().enumerate() {
             turned[dim * stride + slot] = *number;
         }
     }
-    turned
 }
 
-/// `[slots, head_dim]` with zeros behind each row up to `stride`.
+/// Copies rows of `head_dim` numbers into rows of `stride`; what stands behind them stays as it is.
 #[inline(always)]
-fn widened(slots: &[f32], head_dim: usize, stride: usize) -> Vec<f32> {
-    let mut wide = vec![0f32; slots.len() / head_dim * stride];
+fn widen(slots: &[f32], head_dim: usize, stride: usize, wide: &mut [f32]) {
     wide.chunks_exact_mut(stride).zip(slots.chunks_exact(head_dim)).for_each(|(to, from)| to[..head_dim].copy_from_slice(from));
-    wide
 }
 
 struct Forward<'a> {
-    group: Group<'a>,
+    task: &'a Task<'a>,
     query: &'a [f32],
     keys: &'a [f32],
     values: &'a [f32],
@@ -258,40 +276,40 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
-        let Self { group, query, keys, values, keep } = self;
-        let Plan { head_dim, slots, .. } = *group.plan;
+        let Self { task, query, keys, values, keep } = self;
+        let Plan { head_dim, slots, .. } = *task.plan;
         let (slot_stride, dim_stride) = (slots.next_multiple_of(S::F32_LANES), head_dim.next_multiple_of(S::F32_LANES));
-        let keys = turned(group.slots(keys), head_dim, slot_stride);
-        let values = widened(group.slots(values), head_dim, dim_stride);
-        let count = group.tokens().len() * group.heads().len();
-        let mut mixed = Vec::with_capacity(count * head_dim);
-        let mut kept = Vec::with_capacity(if keep { count * slots } else { 0 });
-        let mut scores = vec![0f32; slot_stride];
-        let mut weights = Vec::with_capacity(slots);
-        let mut sum = vec![0f32; dim_stride];
-        let mut seen = Vec::with_capacity(slots);
-        for (number, token) in group.tokens().enumerate() {
-            for head in group.heads() {
-                group.see(head, number, &mut seen);
-                times_columns(simd, group.of_head(query, token, head), &keys, &mut scores);
-                weights.clear();
-                match group.bias(head, number) {
-                    Some(bias) => weights.extend(seen.iter().map(|slot| scores[*slot] + bias[*slot])),
-                    None => weights.extend(seen.iter().map(|slot| scores[*slot])),
-                }
-                let largest = weights.iter().fold(f32::NEG_INFINITY, |largest, score| if *score > largest { *score } else { largest });
-                weights.iter_mut().for_each(|weight| *weight = exp(*weight - largest));
-                let factor = 1.0 / weights.iter().sum::<f32>();
-                weights.iter_mut().for_each(|weight| *weight *= factor);
-                sum.fill(0.0);
-                for (slot, weight) in seen.iter().zip(&weights) {
-                    add_scaled(simd, &mut sum, *weight, &values[slot * dim_stride..][..dim_stride]);
-                }
-                mixed.extend_from_slice(&sum[..head_dim]);
-                if keep {
-                    let first = kept.len();
-                    kept.resize(first + slots, 0.0);
-                    seen.iter().zip(&weights).for_each(|(slot, weight)| kept[first + slot] = *weight);
+        let (mut turned, mut wide) = (vec![0f32; head_dim * slot_stride], vec![0f32; slots * dim_stride]);
+        let count = task.tokens().len() * task.heads().len();
+        let mut mixed = vec![0f32; count * head_dim];
+        let mut kept = vec![0f32; if keep { count * slots } else { 0 }];
+        let mut kept_rows = kept.chunks_exact_mut(slots);
+        let (mut scores, mut sum) = (vec![0f32; slot_stride], vec![0f32; dim_stride]);
+        let (mut weights, mut seen) = (Vec::with_capacity(slots), Vec::with_capacity(slots));
+        for kv_head in task.kv_heads.clone() {
+            turn(task.slots(keys, kv_head), head_dim, slot_stride, &mut turned);
+            widen(task.slots(values, kv_head), head_dim, dim_stride, &mut wide);
+            for (number, token) in task.tokens().enumerate() {
+                for head in task.group(kv_head) {
+                    task.see(head, number, &mut seen);
+                    times_columns(simd, task.of_head(query, token, head), &turned, &mut scores);
+                    weights.clear();
+                    match task.bias(head, number) {
+                        Some(bias) => weights.extend(seen.iter().map(|slot| scores[*slot] + bias[*slot])),
+                        None => weights.extend(seen.iter().map(|slot| scores[*slot])),
+                    }
+                    let largest = weights.iter().fold(f32::NEG_INFINITY, |largest, score| if *score > largest { *score } else { largest });
+                    weights.iter_mut().for_each(|weight| *weight = exp(*weight - largest));
+                    let factor = 1.0 / weights.iter().sum::<f32>();
+                    weights.iter_mut().for_each(|weight| *weight *= factor);
+                    sum.fill(0.0);
+                    for (slot, weight) in seen.iter().zip(&weights) {
+                        add_scaled(simd, &mut sum, *weight, &wide[slot * dim_stride..][..dim_stride]);
+                    }
+                    mixed[task.own_place(number, head)].copy_from_slice(&sum[..head_dim]);
+                    if let Some(kept) = kept_rows.next() {
+                        seen.iter().zip(&weights).for_each(|(slot, weight)| kept[*slot] = *weight);
+                    }
                 }
             }
         }
@@ -309,87 +327,96 @@ impl Backward<Flex, 3> for AttentionBackward {
         let gradient = gradients.consume::<Flex>(&ops.node).to_contiguous();
         let ([for_query, for_keys, for_values], (read, shares, plan)) = (ops.parents, ops.state);
         let (query, keys, values, by_mixed) = (numbers(&read.query), numbers(&read.keys), numbers(&read.values), numbers(&gradient));
-        let done = plan.each(|group| {
-            let shares = shares.get(group.row * plan.kv_heads + group.kv_head).map(Vec::as_slice).unwrap_or_default();
-            Arch::new().dispatch(GroupBackward { group, query, keys, values, shares, by_mixed })
+        let mut by_query = vec![0f32; query.len()];
+        let [mut by_keys, mut by_values] = [(); 2].map(|()| vec![0f32; keys.len()]);
+        let tasks = plan.tasks();
+        // The slots of a task lie side by side, one task's behind another's.
+        let (mut keys_left, mut values_left) = (by_keys.as_mut_slice(), by_values.as_mut_slice());
+        let mut with_places = Vec::with_capacity(tasks.len());
+        for (task, shares) in tasks.iter().zip(&shares) {
+            let size = task.kv_heads.len() * plan.slots * plan.head_dim;
+            let [of_keys, of_values] = [&mut keys_left, &mut values_left].map(|left| left.split_off_mut(..size).unwrap_or_default());
+            with_places.push((task.clone(), (shares, of_keys, of_values)));
+        }
+        let done = plan.each(with_places, |task, (shares, by_keys, by_values)| {
+            Arch::new().dispatch(TaskBackward { task, query, keys, values, shares, by_mixed, by_keys, by_values })
         });
-        let tensor = |values: Vec<f32>, like: &FloatTensor<Flex>| {
-            FloatTensor::<Flex>::from_data(TensorData::new(values, like.layout().shape().clone()))
-        };
-        let (mut by_query, mut by_keys, mut by_values) =
-            (vec![0f32; query.len()], Vec::with_capacity(keys.len()), Vec::with_capacity(values.len()));
-        for (group, own) in plan.groups().into_iter().zip(done) {
-            group.put(&own.by_query, &mut by_query);
-            by_keys.extend(own.by_keys);
-            by_values.extend(own.by_values);
+        for (task, own) in tasks.iter().zip(done) {
+            task.put(&own, &mut by_query);
         }
         for (node, values, like) in
             [(for_query, by_query, &read.query), (for_keys, by_keys, &read.keys), (for_values, by_values, &read.values)]
         {
             if let Some(node) = node {
-                gradients.register::<Flex>(node.id, tensor(values, like));
+                let gradient = TensorData::new(values, like.layout().shape().clone());
+                gradients.register::<Flex>(node.id, FloatTensor::<Flex>::from_data(gradient));
             }
         }
     }
 }
 
-/// The gradients by what a group reads.
-struct GroupGradients {
-    /// `[tokens, heads of the group, head_dim]`
-    by_query: Vec<f32>,
-    /// `[slots, head_dim]`
-    by_keys: Vec<f32>,
-    /// `[slots, head_dim]`
-    by_values: Vec<f32>,
-}
-
-struct GroupBackward<'a> {
-    group: Group<'a>,
+/// The way back of a task: adds to the gradients of its keys and values, zeros before, and gives that by its queries.
+struct TaskBackward<'a> {
+    task: &'a Task<'a>,
     query: &'a [f32],
     keys: &'a [f32],
     values: &'a [f32],
     shares: &'a [f32],
     by_mixed: &'a [f32],
+    /// `[heads of the task's keys, slots, head_dim]`, as the next one.
+    by_keys: &'a mut [f32],
+    by_values: &'a mut [f32],
 }
 
-impl WithSimd for GroupBackward<'_> {
-    type Output = GroupGradients;
+impl WithSimd for TaskBackward<'_> {
+    type Output = Vec<f32>;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> GroupGradients {
-        let Self { group, query, keys, values, shares, by_mixed } = self;
-        let Plan { head_dim, slots, .. } = *group.plan;
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+        let Self { task, query, keys, values, shares, by_mixed, by_keys, by_values } = self;
+        let Plan { head_dim, slots, .. } = *task.plan;
         let (slot_stride, dim_stride) = (slots.next_multiple_of(S::F32_LANES), head_dim.next_multiple_of(S::F32_LANES));
-        let keys = widened(group.slots(keys), head_dim, dim_stride);
-        let values = turned(group.slots(values), head_dim, slot_stride);
-        let mut by_query = Vec::with_capacity(group.tokens().len() * group.heads().len() * head_dim);
-        let mut by_keys = vec![0f32; slots * dim_stride];
-        let mut by_values = vec![0f32; slots * dim_stride];
+        let (mut wide, mut turned) = (vec![0f32; slots * dim_stride], vec![0f32; head_dim * slot_stride]);
+        let [mut by_wide_keys, mut by_wide_values] = [(); 2].map(|()| vec![0f32; slots * dim_stride]);
+        let mut by_query = vec![0f32; task.tokens().len() * task.heads().len() * head_dim];
         let mut by_shares = vec![0f32; slot_stride];
         let [mut own, mut by_own, mut by_one] = [(); 3].map(|()| vec![0f32; dim_stride]);
         let mut seen = Vec::with_capacity(slots);
         let mut shares = shares.chunks_exact(slots);
-        for (number, token) in group.tokens().enumerate() {
-            for head in group.heads() {
-                let Some(share) = shares.next() else { continue };
-                group.see(head, number, &mut seen);
-                own[..head_dim].copy_from_slice(group.of_head(query, token, head));
-                by_own[..head_dim].copy_from_slice(group.of_head(by_mixed, token, head));
-                times_columns(simd, &by_own[..head_dim], &values, &mut by_shares);
-                let level = seen.iter().fold(0f32, |sum, slot| sum + share[*slot] * by_shares[*slot]);
-                by_one.fill(0.0);
-                for slot in &seen {
-                    let place = slot * dim_stride..(slot + 1) * dim_stride;
-                    let by_score = share[*slot] * (by_shares[*slot] - level);
-                    add_scaled(simd, &mut by_one, by_score, &keys[place.clone()]);
-                    add_scaled(simd, &mut by_keys[place.clone()], by_score, &own);
-                    add_scaled(simd, &mut by_values[place], share[*slot], &by_own);
+        let size = slots * head_dim;
+        for ((kv_head, by_keys), by_values) in
+            task.kv_heads.clone().zip(by_keys.chunks_exact_mut(size)).zip(by_values.chunks_exact_mut(size))
+        {
+            widen(task.slots(keys, kv_head), head_dim, dim_stride, &mut wide);
+            turn(task.slots(values, kv_head), head_dim, slot_stride, &mut turned);
+            by_wide_keys.fill(0.0);
+            by_wide_values.fill(0.0);
+            for (number, token) in task.tokens().enumerate() {
+                for (head, share) in task.group(kv_head).zip(&mut shares) {
+                    task.see(head, number, &mut seen);
+                    own[..head_dim].copy_from_slice(task.of_head(query, token, head));
+                    by_own[..head_dim].copy_from_slice(task.of_head(by_mixed, token, head));
+                    times_columns(simd, &by_own[..head_dim], &turned, &mut by_shares);
+                    let level = seen.iter().fold(0f32, |sum, slot| sum + share[*slot] * by_shares[*slot]);
+                    by_one.fill(0.0);
+                    for slot in &seen {
+                        let place = slot * dim_stride..(slot + 1) * dim_stride;
+                        let by_score = share[*slot] * (by_shares[*slot] - level);
+                        add_scaled(simd, &mut by_one, by_score, &wide[place.clone()]);
+                        add_scaled(simd, &mut by_wide_keys[place.clone()], by_score, &own);
+                        add_scaled(simd, &mut by_wide_values[place], share[*slot], &by_own);
+                    }
+                    by_query[task.own_place(number, head)].copy_from_slice(&by_one[..head_dim]);
                 }
-                by_query.extend_from_slice(&by_one[..head_dim]);
+            }
+            for (wide, narrow) in [(&by_wide_keys, by_keys), (&by_wide_values, by_values)] {
+                narrow
+                    .chunks_exact_mut(head_dim)
+                    .zip(wide.chunks_exact(dim_stride))
+                    .for_each(|(to, from)| to.copy_from_slice(&from[..head_dim]));
             }
         }
-        let narrowed = |wide: Vec<f32>| wide.chunks_exact(dim_stride).flat_map(|row| row[..head_dim].to_vec()).collect();
-        GroupGradients { by_query, by_keys: narrowed(by_keys), by_values: narrowed(by_values) }
+        by_query
     }
 }
 
