@@ -12,6 +12,7 @@ mod ci;
 mod device_check;
 mod examples;
 mod gpu_build;
+mod kill_check;
 mod machine;
 mod new_method;
 mod process;
@@ -59,6 +60,8 @@ enum Chore {
     DeviceCheck(device_check::DeviceCheckArguments),
     /// Build the programs for an NVIDIA GPU where LLVM cannot be downloaded
     GpuBuild(gpu_build::GpuBuildArguments),
+    /// Kill commands at random moments: what they finished stays, and the same command completes
+    KillCheck(kill_check::KillCheckArguments),
     /// Package the crates, and build and run the examples outside the workspace with the packages
     Examples,
     /// Check dependency arrows, names that must not cross them, and file lengths
@@ -87,6 +90,7 @@ fn run() -> Result<bool> {
         Chore::Results(arguments) => results::run(&root, &arguments).map(|()| true),
         Chore::DeviceCheck(arguments) => device_check::run(&root, &arguments),
         Chore::GpuBuild(arguments) => gpu_build::run(&root, &arguments),
+        Chore::KillCheck(arguments) => kill_check::run(&root, &arguments),
         Chore::Examples => examples::run_examples(&root),
         Chore::Tidy => {
             let faults = tidy::faults(&root)?;

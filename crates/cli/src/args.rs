@@ -119,6 +119,9 @@ pub(crate) struct OutputArguments {
     /// What to write there
     #[arg(long, value_enum, value_name = "WHAT", requires = "out")]
     pub(crate) save: Option<Save>,
+    /// Replace edit files of the same names; without it new ones get a number of their own
+    #[arg(long, requires = "out")]
+    pub(crate) overwrite: bool,
 }
 
 /// What of an edit is kept.

@@ -27,6 +27,16 @@ impl Edit {
     ///
     /// [`Error::Io`] or [`Error::Format`] naming the file; nothing is left behind then.
     pub fn save(&self, path: &Path) -> Result<()> {
+        let bytes = self.to_bytes().map_err(|message| Error::format(path, message))?;
+        write_atomically(path, |w| w.write_all(&bytes))
+    }
+
+    /// The edit as the bytes of its file. The same edit gives the same bytes.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be written as safetensors.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
         let header = EditHeader {
             format_version: if self.overlay.is_some() { FORMAT_VERSION } else { FORMAT_WITHOUT_OVERLAYS },
             easyedit_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -43,7 +53,7 @@ impl Edit {
                 .as_ref()
                 .map(|overlay| OverlayHeader { data: overlay.data.clone(), tensors: overlay.tensors.keys().cloned().collect() }),
         };
-        let header = serde_json::to_string(&header).map_err(|e| Error::format(path, format!("the edit cannot be written as JSON: {e}")))?;
+        let header = serde_json::to_string(&header).map_err(|e| format!("the edit cannot be written as JSON: {e}"))?;
         let mut parts: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
         for (name, change) in &self.deltas {
             match &change.delta {
@@ -65,13 +75,11 @@ impl Edit {
         }
         let mut views = Vec::with_capacity(parts.len());
         for (name, dtype, shape, bytes) in &parts {
-            let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| Error::format(path, format!("tensor {name}: {e}")))?;
+            let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| format!("tensor {name}: {e}"))?;
             views.push((name.as_str(), view));
         }
         let metadata = HashMap::from([(HEADER_KEY.to_owned(), header)]);
-        let bytes = safetensors::serialize(views, Some(metadata))
-            .map_err(|e| Error::format(path, format!("cannot be written as safetensors: {e}")))?;
-        write_atomically(path, |w| w.write_all(&bytes))
+        safetensors::serialize(views, Some(metadata)).map_err(|e| format!("the edit cannot be written as safetensors: {e}"))
     }
 
     /// Reads an edit file.

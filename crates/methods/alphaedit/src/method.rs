@@ -38,6 +38,10 @@ impl EditMethod for AlphaEdit {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &["nullspace_threshold", "L2", "v_lr", "v_num_grad_steps"]
+    }
+
     fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
         let settings = self.hparams.settings();
         self.preparation.prepare(model, &settings, false, context)?;

@@ -37,6 +37,10 @@ impl EditMethod for Emmet {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &["mom2_update_weight", "emmet_lambda", "v_lr", "v_num_grad_steps"]
+    }
+
     fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
         let settings = self.hparams.settings();
         self.preparation.prepare(model, &settings, false, context)?;

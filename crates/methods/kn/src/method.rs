@@ -86,6 +86,10 @@ impl EditMethod for Kn {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &["lambda_2", "adaptive_threshold"]
+    }
+
     fn prepare(&mut self, _: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
         Ok(())
     }

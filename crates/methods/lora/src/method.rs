@@ -102,6 +102,10 @@ impl EditMethod for Lora {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &["lr", "num_steps", "rank"]
+    }
+
     fn prepare(&mut self, model: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
         target_weights(model, &self.hparams.target_modules, &self.hparams.layers).map(|_| ())
     }

@@ -51,6 +51,10 @@ impl EditMethod for Memit {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &["mom2_update_weight", "v_lr", "v_num_grad_steps"]
+    }
+
     fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
         self.preparation.prepare(model, &self.hparams.settings(), true, context)
     }
