@@ -1,12 +1,11 @@
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::path::Path;
 
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::edit::{DeltaKind, EditHeader, OverlayHeader, TensorHeader};
-use crate::{Edit, Error, Matrix, Overlay, ParamName, Result, TensorDelta, WeightDelta, write_atomically};
+use crate::{Edit, Error, Matrix, Overlay, ParamName, Result, TensorDelta, WeightDelta, open_input, write_atomically};
 
 /// How the names of edit files end.
 pub const EDIT_FILE_SUFFIX: &str = ".edit.safetensors";
@@ -88,11 +87,7 @@ impl Edit {
     ///
     /// [`Error::Io`] if it cannot be read, [`Error::Format`] naming the file and the tensor or key that is wrong.
     pub fn load(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("open the edit", path, e))?;
-        let length = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
-        if length > MAX_FILE_BYTES {
-            return Err(Error::format(path, "is too large for an edit file"));
-        }
+        let (file, _) = open_input(path, MAX_FILE_BYTES)?;
         // SAFETY: the map is only read while this function runs; a file that is cut short meanwhile is a fault of whoever cuts it.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("read", path, e))?;
         Self::from_bytes(&map).map_err(|message| Error::format(path, message))

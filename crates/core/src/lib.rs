@@ -13,6 +13,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod caught;
 pub mod device;
 mod edit;
 mod edit_file;
@@ -38,9 +39,11 @@ mod request;
 mod sentence;
 mod token_batch;
 mod tokenizer;
+mod tokenizer_limits;
 pub mod tokens;
 mod weight_product;
 
+pub use caught::catch_panic;
 pub use edit::{Applied, Edit, TensorDelta, WeightDelta, apply_all};
 pub use edit_file::EDIT_FILE_SUFFIX;
 pub use encoder::{Encoder, EncoderOutput, EncoderSpec};
@@ -64,4 +67,5 @@ pub use request::{EditRequest, EvaluationPrompt};
 pub use sentence::SentenceEncoder;
 pub use token_batch::TokenBatch;
 pub use tokenizer::{Encoding, Tokenizer};
+pub use tokenizer_limits::limit_patterns;
 pub use weight_product::{JointProducts, weight_product};

@@ -1,7 +1,6 @@
-use std::fs;
 use std::path::Path;
 
-use easyedit_core::{Error, GenerationConfig, LanguageModel, Progress, Result, Sampling, generate, write_atomically};
+use easyedit_core::{Error, GenerationConfig, LanguageModel, Progress, Result, Sampling, generate, read_input_text, write_atomically};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization;
@@ -10,6 +9,8 @@ use crate::model_fingerprint::{hex, sampled_fingerprint};
 
 /// Words the model continues.
 const OPENINGS: [&str; 5] = ["The", "Therefore", "Because", "I", "You"];
+/// No file of templates is larger: a hundred of them take some 10 kB.
+const MAX_FILE_BYTES: u64 = 16 << 20;
 /// Continuations are drawn from this many most probable tokens.
 const TOP_K: usize = 5;
 
@@ -101,7 +102,7 @@ fn cache_key(model: &dyn LanguageModel, config: &TemplateConfig) -> Result<Strin
 
 /// The kept templates, unless the file is absent or not what was written.
 fn read(path: &Path) -> Option<Vec<String>> {
-    checked_templates(serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?).ok()
+    checked_templates(serde_json::from_str(&read_input_text(path, MAX_FILE_BYTES).ok()?).ok()?).ok()
 }
 
 /// The templates, if the first is the bare prompt's `"{}"` and each holds exactly one `{}`.

@@ -47,6 +47,7 @@ mod tensor_checks;
 mod text_encoder;
 #[doc(hidden)]
 pub mod tiny;
+mod tokenizer_checks;
 mod tokenizer_files;
 mod tokenizer_parts;
 mod verify;

@@ -1,6 +1,8 @@
 use std::path::Path;
 
-use easyedit_core::{Error, GenerationConfig, LanguageModel, ModelSpec, Progress, Result, Sampling, generate, write_atomically};
+use easyedit_core::{
+    Error, GenerationConfig, LanguageModel, ModelSpec, Progress, Result, Sampling, generate, read_input_text, write_atomically,
+};
 
 use super::MomentConfig;
 use super::provenance::{digest, folder};
@@ -8,6 +10,8 @@ use crate::model_fingerprint::sampled_fingerprint;
 
 /// A text ends where the model ends it, or after this many tokens.
 const TEXT_TOKENS: usize = 128;
+/// No file of texts is larger: a hundred million tokens take some 600 MB.
+const MAX_FILE_BYTES: u64 = 2 << 30;
 /// Memory that the keys and values of attention may take, in bytes, if every head had its own.
 const CACHE_BYTES: usize = 2 << 30;
 /// Bounds of the number of texts written at once.
@@ -102,7 +106,7 @@ fn opening(model: &dyn LanguageModel) -> Result<Vec<u32>> {
 
 /// The kept texts, unless the file is absent or not what was written.
 fn read(path: &Path, vocab_size: usize) -> Option<Vec<Vec<u32>>> {
-    let texts: Vec<Vec<u32>> = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+    let texts: Vec<Vec<u32>> = serde_json::from_str(&read_input_text(path, MAX_FILE_BYTES).ok()?).ok()?;
     let sound = |text: &Vec<u32>| !text.is_empty() && text.iter().all(|id| (*id as usize) < vocab_size);
     (!texts.is_empty() && texts.iter().all(sound)).then_some(texts)
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{Error, Matrix, Progress, Result, SentenceEncoder, write_atomically};
+use easyedit_core::{Error, Matrix, Progress, Result, SentenceEncoder, read_input, write_atomically};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -147,16 +147,12 @@ fn write(path: &Path, provenance: &Provenance, demonstrations: &[Demonstration],
 
 /// The embeddings that the file holds; `None` if there is no file.
 fn read(path: &Path, wanted: &Provenance) -> Result<Option<Matrix>> {
-    let length = match std::fs::metadata(path) {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("read the index", path, error)),
+    let bytes = match read_input(path, MAX_FILE_BYTES) {
+        Ok(bytes) => bytes,
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
     let damaged = |message: &str| Error::format(path, format!("is no index of these demonstrations: {message}"));
-    if length > MAX_FILE_BYTES {
-        return Err(damaged("it is too large"));
-    }
-    let bytes = std::fs::read(path).map_err(|e| Error::io("read the index", path, e))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e.to_string()))?;
     let header = metadata.metadata().as_ref().and_then(|m| m.get(HEADER_KEY)).ok_or_else(|| damaged("it has no header"))?;
     let header: Provenance = serde_json::from_str(header).map_err(|e| damaged(&e.to_string()))?;
