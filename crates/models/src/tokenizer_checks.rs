@@ -92,14 +92,11 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
     added_tokens(parts.added_tokens.as_deref().unwrap_or_default(), &parts.normalizer)
 }
 
+/// A check of a step, which is given with its type.
+type Check<'a> = dyn FnMut(&Map<String, Value>, &str) -> Result<(), String> + 'a;
+
 /// Calls `check` with each step of a part, in order, and its type; a sequence (a list under `list`) is its steps.
-fn walk(
-    step: &Value,
-    place: &str,
-    list: &str,
-    steps: &mut usize,
-    check: &mut dyn FnMut(&Map<String, Value>, &str) -> Result<(), String>,
-) -> Result<(), String> {
+fn walk(step: &Value, place: &str, list: &str, steps: &mut usize, check: &mut Check<'_>) -> Result<(), String> {
     let Value::Object(map) = step else { return Ok(()) };
     *steps += 1;
     if *steps > MAX_STEPS {
