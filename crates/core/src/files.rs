@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use fs4::FileExt;
 
 use crate::in_flight::Tracked;
+use crate::publish::remove_leftovers;
 use crate::{Error, Result};
 
-/// How the names of files begin that are still being written.
-const TEMPORARY_PREFIX: &str = ".easyedit-";
+/// Start of the names of files and folders that are there only while something is written.
+pub(crate) const TEMPORARY_PREFIX: &str = ".easyedit-";
 
 /// Writes a file through `fill`: to a temporary file beside it, which takes the name only when everything is on disk.
 ///
+/// The temporary file is locked while it is written, so that one which a killed run left behind can be told from one in use.
 /// A link is followed: the file it points to is replaced, and the link stays.
 ///
 /// # Errors
@@ -48,6 +50,8 @@ fn write_beside(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Resul
     fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
     let mut file = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder).map_err(|e| Error::io("write into", folder, e))?;
     let tracked = Tracked::file(file.path());
+    // Where locks are not to be had, the file is taken for a leftover at worst, and writing it fails.
+    let _ = FileExt::try_lock(file.as_file());
     let write = |file: &mut tempfile::NamedTempFile| {
         let mut buffered = std::io::BufWriter::with_capacity(1 << 20, file.as_file_mut());
         fill(&mut buffered)?;
@@ -101,7 +105,8 @@ pub struct OutputFolder {
 const LOCK_FILE: &str = ".easyedit.lock";
 
 impl OutputFolder {
-    /// Creates `path` if need be and claims it.
+    /// Creates `path` if need be, claims it, and removes what a killed run left in it: temporary files, and files of a set that was not moved
+    /// into the folder as a whole.
     ///
     /// # Errors
     ///
@@ -119,6 +124,7 @@ impl OutputFolder {
         if FileExt::try_lock(&lock).is_err() {
             return Err(Error::format(path, "another run is writing to this folder; wait for it or choose another --out"));
         }
+        remove_leftovers(path);
         let tracked = Tracked::claim(&lock_path, created.then_some(path));
         Ok(Self { path: path.to_owned(), lock: Some(lock), created, _tracked: tracked })
     }

@@ -14,6 +14,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod caught;
+mod delta;
 pub mod device;
 mod edit;
 mod edit_file;
@@ -34,6 +35,7 @@ mod overlay;
 mod pass;
 mod probe;
 mod progress;
+mod publish;
 mod registry;
 mod request;
 mod sentence;
@@ -44,7 +46,8 @@ pub mod tokens;
 mod weight_product;
 
 pub use caught::catch_panic;
-pub use edit::{Applied, Edit, TensorDelta, WeightDelta, apply_all};
+pub use delta::{MAX_WEIGHT_VALUES, WeightDelta};
+pub use edit::{Applied, Edit, TensorDelta, apply_all};
 pub use edit_file::EDIT_FILE_SUFFIX;
 pub use encoder::{Encoder, EncoderOutput, EncoderSpec};
 pub use error::{Error, Result};
@@ -62,6 +65,7 @@ pub use overlay::{EditedModel, ForwardChange, Overlaid, Overlay};
 pub use pass::{MASKED_SCORE, Pass, Visibility};
 pub use probe::{Capture, Probe};
 pub use progress::{Progress, Silent};
+pub use publish::{INCOMPLETE_FILE, Staging, unfinished_files};
 pub use registry::{MethodEntry, Registry};
 pub use request::{EditRequest, EvaluationPrompt};
 pub use sentence::SentenceEncoder;
