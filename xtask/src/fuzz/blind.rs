@@ -23,7 +23,7 @@ pub(super) fn run(root: &Path, plain: &Path, target: &str, count: u64) -> Result
     let scratch = Scratch::new(target)?;
     let program = |arguments: &[&str]| {
         let mut command = Command::new(plain);
-        command.args(arguments).env("TMPDIR", &scratch.0).env("RAYON_NUM_THREADS", "1");
+        command.args(arguments).env("TMPDIR", &scratch.0).env("RAYON_NUM_THREADS", "1").env("RUST_BACKTRACE", "0");
         let output = command.output().with_context(|| format!("cannot start {}", plain.display()));
         scratch.clear();
         output
