@@ -107,10 +107,12 @@ impl EditMethod for Lora {
     }
 
     fn prepare(&mut self, model: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
+        self.hparams.check_model(model.spec())?;
         target_weights(model, &self.hparams.target_modules, &self.hparams.layers).map(|_| ())
     }
 
     fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+        self.hparams.check_model(model.spec())?;
         let mut rng = ChaCha8Rng::seed_from_u64(context.seed);
         let carried = self.carried(model)?;
         let continued = carried.is_some();
