@@ -15,7 +15,7 @@ const MAX_LENGTH: usize = 1 << 16;
 /// Time that an input may take, in seconds.
 const LIMIT: u32 = 2;
 /// Inputs that the target does not survive after which it is given up.
-const MOST_ENDS: usize = 40;
+const MOST_ENDS: u32 = 40;
 /// What libFuzzer's exit status is when an input takes too long.
 const TIMED_OUT: i32 = 70;
 
@@ -34,12 +34,12 @@ impl<'a> Campaign<'a> {
         Ok(Self { fuzzer, target, corpus: corpus(root).join(target), artifacts, scratch: Scratch::new(target)? })
     }
 
-    /// Runs for so many seconds.
-    pub(super) fn run(&self, seconds: u64) -> Result<Row> {
+    /// Runs for so many seconds, with libFuzzer's `seed` unless another is to be drawn.
+    pub(super) fn run(&self, seconds: u64, seed: Option<u32>) -> Result<Row> {
         eprintln!("fuzz: {} for {seconds} s", self.target);
         let mut row = Row::new(self.target);
         let begun = Instant::now();
-        for _ in 0..MOST_ENDS {
+        for end in 0..MOST_ENDS {
             let left = seconds.saturating_sub(begun.elapsed().as_secs());
             if left == 0 {
                 break;
@@ -47,6 +47,8 @@ impl<'a> Campaign<'a> {
             let output = self
                 .command()
                 .arg(&self.corpus)
+                // Behind a finding it goes on another way.
+                .arg(format!("-seed={}", seed.map_or(0, |seed| seed.wrapping_add(end))))
                 .args([format!("-max_total_time={left}"), format!("-max_len={MAX_LENGTH}"), "-print_final_stats=1".to_owned()])
                 .arg(format!("-artifact_prefix={}/", self.artifacts.display()))
                 .output()

@@ -15,8 +15,8 @@ use crate::process::{command, run};
 use campaign::Campaign;
 use table::Row;
 
-/// Seconds that each target runs for in the gate, and how many run at once.
-const GATE: (u64, usize) = (10, 2);
+/// What the gate runs: ten seconds for each target, two at once. The seed is fixed, so that it does much the same every time.
+const GATE: FuzzArguments = FuzzArguments { targets: Vec::new(), seconds: 10, jobs: 2, seed: Some(1), make_corpus: false, mutations: None };
 
 #[derive(Args)]
 pub(crate) struct FuzzArguments {
@@ -28,6 +28,9 @@ pub(crate) struct FuzzArguments {
     /// How many targets run at once
     #[arg(long, default_value_t = 1)]
     jobs: usize,
+    /// Seed of libFuzzer's choices; another one every time unless it is given
+    #[arg(long)]
+    seed: Option<u32>,
     /// Write the seeds to `fuzz/corpus` and run nothing
     #[arg(long)]
     make_corpus: bool,
@@ -48,19 +51,18 @@ pub(crate) fn fuzz(root: &Path, arguments: &FuzzArguments) -> Result<bool> {
             let each = count.div_ceil(targets.len().max(1) as u64);
             side_by_side(&targets, arguments.jobs, |target| blind::run(root, &plain, target, each))?
         }
-        None => under_libfuzzer(root, &plain, &targets, arguments.seconds, arguments.jobs)?,
+        None => under_libfuzzer(root, &plain, &targets, arguments)?,
     };
     print!("\n{}", table::render(&rows));
     Ok(rows.iter().all(|row| row.findings.is_empty()))
 }
 
-/// Every target for ten seconds, as a step of the gate.
+/// Every target for a while, as a step of the gate.
 pub(crate) fn gate(root: &Path) -> Result<bool> {
-    let (seconds, jobs) = GATE;
-    fuzz(root, &FuzzArguments { targets: Vec::new(), seconds, jobs, make_corpus: false, mutations: None })
+    fuzz(root, &GATE)
 }
 
-fn under_libfuzzer(root: &Path, plain: &Path, targets: &[String], seconds: u64, jobs: usize) -> Result<Vec<Row>> {
+fn under_libfuzzer(root: &Path, plain: &Path, targets: &[String], arguments: &FuzzArguments) -> Result<Vec<Row>> {
     if !cfg!(target_os = "linux") {
         bail!("libFuzzer is run on Linux alone; `cargo xtask fuzz --mutations N` runs everywhere");
     }
@@ -68,7 +70,8 @@ fn under_libfuzzer(root: &Path, plain: &Path, targets: &[String], seconds: u64, 
     if targets.iter().any(|target| !corpus(root).join(target).is_dir()) {
         make_corpus(root, plain)?;
     }
-    side_by_side(targets, jobs, |target| Campaign::new(root, &fuzzer, target)?.run(seconds))
+    let FuzzArguments { seconds, jobs, seed, .. } = arguments;
+    side_by_side(targets, *jobs, |target| Campaign::new(root, &fuzzer, target)?.run(*seconds, *seed))
 }
 
 /// The folder with a folder of inputs for each target.
