@@ -151,9 +151,9 @@ impl<'a> Weight<'a> {
 
     fn restore(self, base: Option<&Base<'_>>) -> Result<(Matrix, Restored)> {
         let (weight, way) = match (self.history.is_known(), base) {
-            (true, Some(base)) => (self.from_base_by_record(base)?, Way::FromBase),
+            (true, Some(base)) => (self.base_by_record(base)?, Way::FromBase),
             (true, None) => self.subtracted()?,
-            (false, Some(base)) => (self.from_base_by_value(base)?, Way::FromBase),
+            (false, Some(base)) => (self.base_by_value(base)?, Way::FromBase),
             (false, None) => (self.never_changed()?, Way::Unchanged),
         };
         Ok((weight, Restored { way, dtype: self.kind.name() }))
@@ -170,7 +170,7 @@ impl<'a> Weight<'a> {
         Ok(others)
     }
 
-    fn from_base_by_record(&self, base: &Base<'_>) -> Result<Matrix> {
+    fn base_by_record(&self, base: &Base<'_>) -> Result<Matrix> {
         let others = self.others()?;
         let before = Stored::read(base.checkpoint, self.parameter, self.shape())?;
         let history = WeightHistory::of(base.record.as_ref(), &before.name, self.parameter, &before.fingerprint);
@@ -189,7 +189,7 @@ impl<'a> Weight<'a> {
         Err(Error::tensor(self.parameter.as_str(), base.checkpoint.path(), format!("is not the weight from before the edits; {way_out}")))
     }
 
-    fn from_base_by_value(&self, base: &Base<'_>) -> Result<Matrix> {
+    fn base_by_value(&self, base: &Base<'_>) -> Result<Matrix> {
         let before = Stored::read(base.checkpoint, self.parameter, self.shape())?;
         if before.fingerprint != *self.made_for {
             let message = "is not the weight the edit was made for; give the model the edit was made on as --base";
