@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::process::{command, run, run_keeping, succeeds, succeeds_within};
-use crate::{examples, tidy};
+use crate::{examples, fuzz, tidy};
 
 /// How long the advisory database may take to answer before it counts as out of reach.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(20);
@@ -107,6 +107,7 @@ pub(crate) fn ci(root: &Path) -> Result<bool> {
         Ok(success.into())
     });
 
+    gate.step("fuzz", || fuzz::gate(root).map(Outcome::from));
     gate.step("examples", || examples::run_examples(root).map(Outcome::from));
 
     let success = gate.finish();

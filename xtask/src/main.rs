@@ -3,7 +3,7 @@
 //! `ci` is the gate every change passes; `test` is its last step on its own; `tiny-world` makes the small models; `new-method` begins an editing
 //! method (`docs/adding-a-method.md`); `tidy` checks what the compiler cannot: that the
 //! crates depend on each other exactly as drawn in `docs/architecture.md`, and that no file grows out of hand. `bench` times and compares
-//! (`docs/benchmarks.md`), `results` writes the table of all methods (`docs/results.md`); `device-check` and `gpu-build` are for devices other than the CPU (`docs/devices.md`).
+//! (`docs/benchmarks.md`), `fuzz` runs the readers over hostile input (`fuzz/README.md`), `results` writes the table of all methods (`docs/results.md`); `device-check` and `gpu-build` are for devices other than the CPU (`docs/devices.md`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -11,7 +11,9 @@ mod bench;
 mod ci;
 mod device_check;
 mod examples;
+mod fuzz;
 mod gpu_build;
+mod kill_check;
 mod machine;
 mod new_method;
 mod process;
@@ -59,8 +61,12 @@ enum Chore {
     DeviceCheck(device_check::DeviceCheckArguments),
     /// Build the programs for an NVIDIA GPU where LLVM cannot be downloaded
     GpuBuild(gpu_build::GpuBuildArguments),
+    /// Kill commands at random moments: what they finished stays, and the same command completes
+    KillCheck(kill_check::KillCheckArguments),
     /// Package the crates, and build and run the examples outside the workspace with the packages
     Examples,
+    /// Run the fuzz targets of `fuzz/`: under libFuzzer, or over blind mutations
+    Fuzz(fuzz::FuzzArguments),
     /// Check dependency arrows, names that must not cross them, and file lengths
     Tidy,
 }
@@ -87,6 +93,8 @@ fn run() -> Result<bool> {
         Chore::Results(arguments) => results::run(&root, &arguments).map(|()| true),
         Chore::DeviceCheck(arguments) => device_check::run(&root, &arguments),
         Chore::GpuBuild(arguments) => gpu_build::run(&root, &arguments),
+        Chore::KillCheck(arguments) => kill_check::run(&root, &arguments),
+        Chore::Fuzz(arguments) => fuzz::fuzz(&root, &arguments),
         Chore::Examples => examples::run_examples(&root),
         Chore::Tidy => {
             let faults = tidy::faults(&root)?;

@@ -32,7 +32,7 @@ pub(crate) fn faults(root: &Path) -> Result<Vec<String>> {
     let page = root.join(ARCHITECTURE);
     let page = fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
     let mut faults = arrow_faults(&metadata(root)?, &arrows(&page)?);
-    for folder in ["benches", "crates", "xtask"] {
+    for folder in ["benches", "crates", "fuzz", "xtask"] {
         for file in rust_files(&root.join(folder))? {
             let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
             let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().replace('\\', "/");

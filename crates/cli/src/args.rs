@@ -14,6 +14,11 @@ pub(crate) use index::IndexArguments;
 pub(crate) use stats::{CollectArguments, ImportArguments, MergeArguments, StatsArguments, StatsCommand};
 pub(crate) use trace::{States, TraceArguments};
 
+/// New tokens of a continuation at most; no model has more positions.
+const MAX_NEW_TOKENS: usize = 1 << 20;
+/// No vocabulary has more tokens.
+const MAX_TOP_K: i64 = 10_000_000;
+
 /// Edit facts inside language models.
 #[derive(Debug, Parser)]
 #[command(
@@ -119,6 +124,9 @@ pub(crate) struct OutputArguments {
     /// What to write there
     #[arg(long, value_enum, value_name = "WHAT", requires = "out")]
     pub(crate) save: Option<Save>,
+    /// Replace edit files of the same names; without it new ones get a number of their own
+    #[arg(long, requires = "out")]
+    pub(crate) overwrite: bool,
 }
 
 /// What of an edit is kept.
@@ -226,13 +234,13 @@ pub(crate) struct GenerateArguments {
     #[arg(long, short, value_name = "TEXT", required = true)]
     pub(crate) prompt: Vec<String>,
     /// New tokens at most
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 30)]
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 30, value_parser = count(0, MAX_NEW_TOKENS))]
     pub(crate) max_new_tokens: usize,
     /// Draw tokens instead of taking the likeliest; higher is wilder
     #[arg(long, value_name = "T", value_parser = positive)]
     pub(crate) temperature: Option<f64>,
     /// Draw from the K likeliest tokens only
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=MAX_TOP_K))]
     pub(crate) top_k: Option<u32>,
     /// Draw from the likeliest tokens that together reach this probability
     #[arg(long, value_name = "P", value_parser = share)]
@@ -327,6 +335,14 @@ fn prompt_and_answer(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Reads a whole number from `least` to `most`.
+fn count(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+        number.ok_or_else(|| format!("it must be a whole number from {least} to {most}"))
+    }
+}
+
 fn positive(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|value: &f64| value.is_finite() && *value > 0.0).ok_or_else(|| "it must be a number above 0".into())
 }
@@ -344,6 +360,33 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn counts_have_a_ceiling() {
+        assert_eq!((count(0, 9)("0"), count(0, 9)("9")), (Ok(0), Ok(9)));
+        for bad in ["10", "18446744073709551615", "18446744073709551616", "-1", "1.5", ""] {
+            assert!(count(0, 9)(bad).unwrap_err().contains("from 0 to 9"), "{bad}");
+        }
+        let huge = "18446744073709551615";
+        for line in [
+            &["generate", "--model", "m", "--prompt", "p", "-n", huge][..],
+            &["generate", "--model", "m", "--prompt", "p", "--top-k", "4294967295"],
+            &["index", "--demonstrations", "d", "--nearest", "n", "-k", huge],
+            &["export", "--model", "m", "--out", "o", "e", "--rank", "4294967295"],
+            &["trace", "--model", "m", "--prompt", "p", "--subject", "s", "--samples", "4294967295"],
+            &["trace", "--model", "m", "--prompt", "p", "--subject", "s", "--window", "4294967295"],
+            &["trace", "--model", "m", "--prompt", "p", "--subject", "s", "--batch-tokens", "4294967295"],
+            &["trace", "--model", "m", "--requests", "r", "--facts", "4294967295"],
+            &["stats", "--model", "m", "--layers", "1", "--tokens", huge],
+            &["stats", "--model", "m", "--layers", "1", "--samples", huge],
+            &["stats", "--model", "m", "--layers", "1", "--chunk-tokens", huge],
+            &["stats", "--model", "m", "--layers", "1", "--out", "o", "--shard", "1/18446744073709551615"],
+            &["stats", "import", "--model", "m", "f", "--samples", huge],
+        ] {
+            let error = Arguments::try_parse_from([&["easyedit"], line].concat()).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::ValueValidation, "{line:?}: {error}");
+        }
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //!
 //! It parses, checks, calls the facade, and prints; everything that computes is in the libraries.
 //!
-//! Exit codes: 0 success, 1 the work failed, 2 the command line asks for something that does not exist.
+//! Exit codes: 0 success, 1 the work failed, 2 the command line asks for something that does not exist, 130 interrupted by a signal.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod args;
 mod commands;
 mod failure;
+mod interrupt;
 mod output;
 mod progress;
 
@@ -35,11 +36,12 @@ fn main() -> ExitCode {
     };
     let bars = Bars::new(arguments.common.quiet);
     log_to(&bars, &arguments.common);
+    interrupt::install(&bars);
     let context = Context::new(arguments.common, bars);
     match commands::run(&context, arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("{}", failure::describe(&error));
+            eprint!("{}{}", failure::describe(&error), interrupt::describe_kept());
             ExitCode::from(failure::exit_code(&error))
         }
     }

@@ -1,6 +1,7 @@
 //! What people and programs read: text on stdout, or one JSON object.
 
 mod heat;
+mod paths;
 mod scores;
 mod table;
 
@@ -10,6 +11,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 pub(crate) use heat::HeatMap;
+pub(crate) use paths::{serialize_path, serialize_paths, visible_path};
 pub(crate) use scores::{Continuation, Role, continuation_table, record_table, score_table};
 pub(crate) use table::{Align, Table};
 

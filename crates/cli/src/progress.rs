@@ -1,24 +1,31 @@
 //! Bars on a terminal; silence everywhere else.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use easyedit::Progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Draws the libraries' [`Progress`] as a stack of bars on stderr.
+/// Draws the libraries' [`Progress`] as a stack of bars on stderr. Clones draw the same bars.
+#[derive(Clone)]
 pub(crate) struct Bars {
     all: MultiProgress,
-    stack: Mutex<Vec<ProgressBar>>,
+    stack: Arc<Mutex<Vec<ProgressBar>>>,
 }
 
 impl Bars {
     /// Bars that are drawn only if stderr is a terminal and `quiet` is off.
     pub(crate) fn new(quiet: bool) -> Self {
         let target = if quiet || !std::io::stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        Self { all: MultiProgress::with_draw_target(target), stack: Mutex::new(Vec::new()) }
+        Self { all: MultiProgress::with_draw_target(target), stack: Arc::default() }
+    }
+
+    /// Takes the bars off the terminal.
+    pub(crate) fn clear(&self) {
+        let _ = self.all.clear();
+        self.all.set_draw_target(ProgressDrawTarget::hidden());
     }
 
     /// Where log lines go, so that they do not tear the bars.

@@ -96,8 +96,8 @@ fn several_requests_in_each_mode() {
         |id: usize, subject: &str| json!({ "case_id": id, "prompt": format!("{subject} is in"), "subject": subject, "target_new": "Rome" });
     sandbox.write("two.json", &json!([request(3, "The Louvre"), request(5, "The Kremlin")]).to_string());
     for (mode, files) in [
-        ("independent", &["rome-3-the-louvre", "rome-5-the-kremlin"][..]),
-        ("sequential", &["rome-3-the-louvre", "rome-5-the-kremlin"][..]),
+        ("independent", &["0-rome-3-the-louvre", "1-rome-5-the-kremlin"][..]),
+        ("sequential", &["0-rome-3-the-louvre", "1-rome-5-the-kremlin"][..]),
         ("batch", &["rome-batch-of-2"][..]),
     ] {
         let arguments = ["edit", "--model", "model", "--hparams", "tiny.yaml", "--requests", "two.json", "--mode", mode, "--out", mode];
@@ -107,7 +107,7 @@ fn several_requests_in_each_mode() {
             assert!(sandbox.path(mode).join(format!("{file}.edit.safetensors")).is_file(), "{mode}: {file}");
         }
     }
-    let stacked = ["--edit", "sequential/rome-3-the-louvre.edit.safetensors", "sequential/rome-5-the-kremlin.edit.safetensors"];
+    let stacked = ["--edit", "sequential/0-rome-3-the-louvre.edit.safetensors", "sequential/1-rome-5-the-kremlin.edit.safetensors"];
     sandbox.run(&[&["apply", "--model", "model", "--out", "stacked"], &stacked[..]].concat()).success();
     let reversed = [stacked[0], stacked[2], stacked[1]];
     sandbox.run(&[&["apply", "--model", "model", "--out", "reversed"], &reversed[..]].concat()).fails(1, &[TENSOR]);

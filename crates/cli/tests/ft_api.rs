@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use common::{Run, Sandbox};
 use serde_json::{Value, json};
+use support::echo::{Echo, forms, headers, told};
 use support::proxy::Proxy;
-use support::{KEY, Server};
+use support::{Fault, KEY, Server};
 
 const HPARAMS: &str = "alg_name: FT-Api\nmodel_name: gpt-3.5-turbo\napi_key: $OPENAI_API_KEY\nresults_dir: results\npoll_seconds: 0.005\n\
                        retry_seconds: 0.002\nmax_retries: 2\nrequest_timeout_seconds: 2\n";
@@ -151,6 +152,74 @@ fn a_killed_run_is_taken_up_and_not_paid_for_twice() {
     let value = run(&server, &sandbox, &["--json"]).success().json();
     assert_eq!(value["fine_tuned"]["job"], "ftjob-1");
     assert_eq!((server.count("POST", "/files"), server.count("POST", "/fine_tuning/jobs")), (1, 1));
+}
+
+/// A run against an API that repeats the key; all that it says and writes.
+fn seen_of(server: &Server, more: &[&str], sandbox: &Sandbox) -> String {
+    let url = server.base_url();
+    let variables = [("OPENAI_API_KEY", KEY), ("OPENAI_BASE_URL", url.as_str()), ("EASYEDIT_LOG", "trace")];
+    let done = sandbox.run_with(&variables, &[&arguments()[..], &["--report", "report.jsonl"], more].concat());
+    [done.stdout(), done.stderr(), files(sandbox)].concat()
+}
+
+/// The beginning of what was seen, for a message.
+fn shown(seen: &str) -> String {
+    seen.chars().take(3000).collect()
+}
+
+/// No form of the key is in `seen`, nor a piece of one.
+#[track_caller]
+fn holds_no_key(seen: &str, case: &str) {
+    let lower = seen.to_lowercase();
+    for form in forms() {
+        let form = form.to_lowercase();
+        let piece = form.len() * 12 / KEY.len();
+        let found = (0..=form.len() - piece).find(|start| lower.contains(&form[*start..start + piece]));
+        assert_eq!(found, None, "{case}: {form} is in:\n{}", shown(seen));
+    }
+    assert!(seen.contains("[hidden key]"), "{case}: the key was repeated: {}", shown(seen));
+}
+
+#[test]
+fn a_key_that_the_api_repeats_in_every_answer_is_nowhere() {
+    for (echo, states) in [
+        (Echo::Texts, vec!["running", "succeeded"]),
+        (Echo::Texts, vec!["running", "failed"]),
+        (Echo::Everything, vec!["running", "succeeded"]),
+    ] {
+        for more in [&["-vv"][..], &["--json"]] {
+            let (server, sandbox) = setting();
+            server.world().echo = Some(echo);
+            server.world().states = states.clone();
+            let seen = seen_of(&server, more, &sandbox);
+            let case = format!("{echo:?} {states:?} {more:?}");
+            holds_no_key(&seen, &case);
+            let made = seen.contains("ft:gpt-3.5-turbo:acme::ftjob-1");
+            assert_eq!(made, echo == Echo::Texts && states[1] == "succeeded", "{case}: {}", shown(&seen));
+        }
+    }
+}
+
+#[test]
+fn a_key_that_the_api_repeats_in_an_error_is_nowhere_wherever_it_is_cut() {
+    let leaked = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
+    let html = |before: usize| leaked(format!("<html>{}{}", "x".repeat(before), told()));
+    let json = leaked(json!({ "error": { "message": told(), "code": KEY, "type": KEY } }).to_string());
+    let bare = leaked(json!({ "error": told() }).to_string());
+    let bodies = [json, bare, html(0), html(170), leaked(format!("{{\"error\": \"{}", told()))];
+    for (path, bodies) in [("/files", &bodies[..]), ("/fine_tuning/jobs", &bodies[3..]), ("/chat/completions", &bodies[3..])] {
+        for body in bodies.iter().copied() {
+            for status in [200, 302, 401, 500] {
+                let (server, sandbox) = setting();
+                server.plan("POST", path, 99, Fault::Status(status, body, headers()));
+                let seen = seen_of(&server, &["-vv"], &sandbox);
+                let case = format!("{status} of {path}: {body}");
+                // Of a long page the beginning is told, where the key need not be.
+                holds_no_key(&format!("{seen}[hidden key]"), &case);
+                assert!(seen.contains(&status.to_string()) || status == 200, "{case}: {}", shown(&seen));
+            }
+        }
+    }
 }
 
 #[test]

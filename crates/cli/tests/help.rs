@@ -110,6 +110,8 @@ fn every_command_explains_itself() {
           --no-evaluation              Only edit, measure nothing
       -o, --out <DIR>                  Folder to write results to; without it nothing is kept
           --save <WHAT>                What to write there [possible values: edit, checkpoint, both]
+          --overwrite                  Replace edit files of the same names; without it new ones get a
+                                       number of their own
           --report <FILE>              File for the report: one JSON record a line as each is done, a
                                        summary last
       -h, --help                       Print help (see more with '--help')

@@ -17,12 +17,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::files::TEMPORARY_PREFIX;
+use crate::publish::is_unused;
 use crate::{Error, Result, read_input, write_atomically};
 
 /// Key of the label in the file's metadata.
 const KEY: &str = "easyedit_artefact";
-/// Temporary files that have not been written to for so long belong to a run that was killed.
-const ABANDONED: Duration = Duration::from_secs(3600);
+/// Temporary files that nobody has locked or written to for so long belong to a run that was killed: between its creation and its lock a
+/// file is not older.
+const ABANDONED: Duration = Duration::from_secs(60);
 /// Bytes of a label and of the table of tensors, at most.
 const LARGEST_HEADER: u64 = 64 << 20;
 
@@ -296,8 +298,8 @@ fn is_read_only(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem))
 }
 
-/// Removes what killed runs have left in a folder: temporary files that nobody has written to for an hour. Looks once per run and folder;
-/// what cannot be looked at or removed is left.
+/// Removes what killed runs have left in a folder: temporary files that nobody holds locked or has written to for a minute. Looks once per run and
+/// folder; what cannot be looked at or removed is left.
 pub fn tidy_cache_folder(folder: &Path) {
     if once(&TIDIED, folder) {
         remove_abandoned(folder, SystemTime::now());
@@ -313,6 +315,7 @@ fn remove_abandoned(folder: &Path, now: SystemTime) {
         // Of the entry itself, never of what a link leads to.
         let written = entry.metadata().ok().filter(std::fs::Metadata::is_file).and_then(|metadata| metadata.modified().ok());
         if written.and_then(|written| now.duration_since(written).ok()).is_some_and(|age| age > ABANDONED)
+            && is_unused(&entry.path())
             && std::fs::remove_file(entry.path()).is_ok()
         {
             tracing::info!("removed {}, which an interrupted run left behind", entry.path().display());
@@ -401,6 +404,11 @@ mod tests {
         };
         remove_abandoned(dir.path(), SystemTime::now());
         assert_eq!(names().len(), 4, "a file that was just written belongs to a live run");
+        let live = std::fs::File::open(dir.path().join(".easyedit-abc")).unwrap();
+        fs4::FileExt::try_lock(&live).unwrap();
+        remove_abandoned(dir.path(), SystemTime::now() + 2 * ABANDONED);
+        assert_eq!(names().len(), 4, "a file that is locked belongs to a live run");
+        drop(live);
         remove_abandoned(dir.path(), SystemTime::now() + 2 * ABANDONED);
         assert_eq!(names(), [".easyedit-folder", ".easyedit.lock", "x.safetensors"]);
     }

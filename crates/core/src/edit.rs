@@ -1,114 +1,12 @@
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
-use crate::{EditMethod, EditRequest, Error, Fingerprint, LanguageModel, Matrix, Overlay, ParamName, Result};
-
-/// The change of one weight, in the checkpoint's orientation.
-#[derive(Clone, Debug, PartialEq)]
-pub enum WeightDelta {
-    /// `left · right`: `[rows, rank]` times `[rank, cols]`.
-    LowRank {
-        /// `[rows, rank]`
-        left: Matrix,
-        /// `[rank, cols]`
-        right: Matrix,
-    },
-    /// The full change.
-    Dense(Matrix),
-    /// Changes at single places.
-    Sparse {
-        /// Shape of the weight.
-        shape: [usize; 2],
-        /// Row-major places in the weight.
-        indices: Vec<u64>,
-        /// The change at each place.
-        values: Vec<f32>,
-    },
-}
-
-impl WeightDelta {
-    /// Shape of the weight that is changed.
-    pub fn shape(&self) -> [usize; 2] {
-        match self {
-            Self::LowRank { left, right } => [left.shape()[0], right.shape()[1]],
-            Self::Dense(change) => change.shape(),
-            Self::Sparse { shape, .. } => *shape,
-        }
-    }
-
-    /// Rank by construction: the inner dimension of a low-rank change, `None` otherwise.
-    pub fn rank(&self) -> Option<usize> {
-        match self {
-            Self::LowRank { left, .. } => Some(left.shape()[1]),
-            _ => None,
-        }
-    }
-
-    /// The full change on `device`, `[rows, cols]`.
-    pub fn to_tensor(&self, device: &Device) -> Tensor<2> {
-        match self {
-            Self::LowRank { left, right } => left.to_tensor(device).matmul(right.to_tensor(device)),
-            Self::Dense(change) => change.to_tensor(device),
-            Self::Sparse { shape, indices, values } => {
-                let mut full = vec![0f32; shape[0] * shape[1]];
-                for (index, value) in indices.iter().zip(values) {
-                    if let Some(place) = usize::try_from(*index).ok().and_then(|i| full.get_mut(i)) {
-                        *place += value;
-                    }
-                }
-                Tensor::from_data(TensorData::new(full, *shape), device)
-            }
-        }
-    }
-
-    /// The same change in fewer numbers: a low-rank change whose factors hold more than the full change becomes that.
-    ///
-    /// # Errors
-    ///
-    /// If the device fails.
-    pub fn compact(self, device: &Device) -> Result<Self> {
-        let [rows, cols] = self.shape();
-        match self.rank() {
-            Some(rank) if rank * (rows + cols) > rows * cols => Ok(Self::Dense(Matrix::from_tensor(&self.to_tensor(device))?)),
-            _ => Ok(self),
-        }
-    }
-
-    /// Whether every number is finite.
-    pub fn is_finite(&self) -> bool {
-        let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
-        match self {
-            Self::LowRank { left, right } => finite(left.values()) && finite(right.values()),
-            Self::Dense(change) => finite(change.values()),
-            Self::Sparse { values, .. } => finite(values),
-        }
-    }
-
-    /// One change that does what `self` and then `later` do: low-rank changes keep their factors side by side.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Tensor`] if the shapes differ.
-    pub fn then(&self, later: &Self, name: &ParamName) -> Result<Self> {
-        if self.shape() != later.shape() {
-            return Err(Error::tensor(
-                name.as_str(),
-                format!("changes of shapes {:?} and {:?} cannot be joined", self.shape(), later.shape()),
-            ));
-        }
-        if let (Self::LowRank { left, right }, Self::LowRank { left: more_left, right: more_right }) = (self, later)
-            && let (Some(left), Some(right)) = (left.beside(more_left), right.above(more_right))
-        {
-            return Ok(Self::LowRank { left, right });
-        }
-        let host = crate::device::select("cpu")?;
-        let sum = self.to_tensor(&host) + later.to_tensor(&host);
-        Ok(Self::Dense(Matrix::from_tensor(&sum)?))
-    }
-}
+use crate::fingerprint::from_hash;
+use crate::{EditMethod, EditRequest, Error, Fingerprint, LanguageModel, Matrix, Overlay, ParamName, Result, WeightDelta};
 
 /// A [`WeightDelta`] and the weight it was made for.
 #[derive(Clone, Debug, PartialEq)]
@@ -195,6 +93,19 @@ impl Edit {
         }
     }
 
+    /// Identifies the changes of weights: SHA-256 over names, base fingerprints, kinds, shapes and values of all of them. Two edits with the same
+    /// one change a model alike, whatever else is recorded of them.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut hash = Sha256::new();
+        for (name, change) in &self.deltas {
+            hash.update((name.as_str().len() as u64).to_le_bytes());
+            hash.update(name.as_str());
+            hash.update(change.base.as_str());
+            change.delta.hash_into(&mut hash);
+        }
+        from_hash(hash)
+    }
+
     /// Drops the requests at the places `forgotten`, and what is told of each of them; changes and overlay are left as they are.
     pub fn drop_requests(&mut self, forgotten: &[usize]) {
         let count = self.requests.len();
@@ -269,6 +180,7 @@ impl WeightState {
         if want != have {
             return Err(Error::tensor(name.as_str(), format!("the edit is for shape {want:?}, the model has {have:?}")));
         }
+        change.delta.check().map_err(|message| Error::tensor(name.as_str(), message))?;
         if !change.delta.is_finite() {
             return Err(Error::NotFinite(format!("tensor {name}: the edit holds NaN or infinity")));
         }

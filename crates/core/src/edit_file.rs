@@ -1,12 +1,11 @@
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::path::Path;
 
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::edit::{DeltaKind, EditHeader, OverlayHeader, TensorHeader};
-use crate::{Edit, Error, Matrix, Overlay, ParamName, Result, TensorDelta, WeightDelta, write_atomically};
+use crate::{Edit, Error, Matrix, Overlay, ParamName, Result, TensorDelta, WeightDelta, open_input, write_atomically};
 
 /// How the names of edit files end.
 pub const EDIT_FILE_SUFFIX: &str = ".edit.safetensors";
@@ -27,6 +26,16 @@ impl Edit {
     ///
     /// [`Error::Io`] or [`Error::Format`] naming the file; nothing is left behind then.
     pub fn save(&self, path: &Path) -> Result<()> {
+        let bytes = self.to_bytes().map_err(|message| Error::format(path, message))?;
+        write_atomically(path, |w| w.write_all(&bytes))
+    }
+
+    /// The edit as the bytes of its file. The same edit gives the same bytes.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be written as safetensors.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
         let header = EditHeader {
             format_version: if self.overlay.is_some() { FORMAT_VERSION } else { FORMAT_WITHOUT_OVERLAYS },
             easyedit_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -43,7 +52,7 @@ impl Edit {
                 .as_ref()
                 .map(|overlay| OverlayHeader { data: overlay.data.clone(), tensors: overlay.tensors.keys().cloned().collect() }),
         };
-        let header = serde_json::to_string(&header).map_err(|e| Error::format(path, format!("the edit cannot be written as JSON: {e}")))?;
+        let header = serde_json::to_string(&header).map_err(|e| format!("the edit cannot be written as JSON: {e}"))?;
         let mut parts: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
         for (name, change) in &self.deltas {
             match &change.delta {
@@ -65,13 +74,11 @@ impl Edit {
         }
         let mut views = Vec::with_capacity(parts.len());
         for (name, dtype, shape, bytes) in &parts {
-            let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| Error::format(path, format!("tensor {name}: {e}")))?;
+            let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| format!("tensor {name}: {e}"))?;
             views.push((name.as_str(), view));
         }
         let metadata = HashMap::from([(HEADER_KEY.to_owned(), header)]);
-        let bytes = safetensors::serialize(views, Some(metadata))
-            .map_err(|e| Error::format(path, format!("cannot be written as safetensors: {e}")))?;
-        write_atomically(path, |w| w.write_all(&bytes))
+        safetensors::serialize(views, Some(metadata)).map_err(|e| format!("the edit cannot be written as safetensors: {e}"))
     }
 
     /// Reads an edit file.
@@ -80,11 +87,7 @@ impl Edit {
     ///
     /// [`Error::Io`] if it cannot be read, [`Error::Format`] naming the file and the tensor or key that is wrong.
     pub fn load(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("open the edit", path, e))?;
-        let length = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
-        if length > MAX_FILE_BYTES {
-            return Err(Error::format(path, "is too large for an edit file"));
-        }
+        let (file, _) = open_input(path, MAX_FILE_BYTES)?;
         // SAFETY: the map is only read while this function runs; a file that is cut short meanwhile is a fault of whoever cuts it.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("read", path, e))?;
         Self::from_bytes(&map).map_err(|message| Error::format(path, message))
@@ -111,6 +114,7 @@ impl Edit {
             if delta.shape() != tensor.shape {
                 return Err(format!("tensor {name}: its factors make shape {:?}, the header says {:?}", delta.shape(), tensor.shape));
             }
+            delta.check().map_err(|message| format!("tensor {name}: {message}"))?;
             deltas.insert(name, TensorDelta { delta, base: tensor.base });
         }
         let overlay = header.overlay.map(|overlay| read_overlay(&tensors, overlay)).transpose()?;
@@ -150,7 +154,7 @@ fn read_overlay(tensors: &SafeTensors<'_>, header: OverlayHeader) -> Result<Over
 fn read_matrix(tensors: &SafeTensors<'_>, name: &str) -> Result<Matrix, String> {
     let (shape, values) = read_f32(tensors, name)?;
     match shape[..] {
-        [rows, cols] => Matrix::new(rows, cols, values).ok_or_else(|| format!("tensor {name} is misshapen")),
+        [rows, cols] => Matrix::new(rows, cols, values).ok_or_else(|| format!("tensor {name} has the absurd shape {shape:?}")),
         _ => Err(format!("tensor {name} has {} dimensions instead of 2", shape.len())),
     }
 }
@@ -163,13 +167,7 @@ fn matrix_part(name: String, matrix: &Matrix) -> (String, Dtype, Vec<usize>, Vec
 fn read_delta(tensors: &SafeTensors<'_>, name: &ParamName, header: &TensorHeader) -> Result<WeightDelta, String> {
     let matrix = |part: &str| read_matrix(tensors, &format!("{name}.{part}"));
     match header.kind {
-        DeltaKind::LowRank => {
-            let (left, right) = (matrix("left")?, matrix("right")?);
-            if left.shape()[1] != right.shape()[0] {
-                return Err(format!("tensor {name}: factors of shapes {:?} and {:?} do not multiply", left.shape(), right.shape()));
-            }
-            Ok(WeightDelta::LowRank { left, right })
-        }
+        DeltaKind::LowRank => Ok(WeightDelta::LowRank { left: matrix("left")?, right: matrix("right")? }),
         DeltaKind::Dense => Ok(WeightDelta::Dense(matrix("delta")?)),
         DeltaKind::Sparse => {
             let (_, values) = read_f32(tensors, &format!("{name}.values"))?;
@@ -178,10 +176,6 @@ fn read_delta(tensors: &SafeTensors<'_>, name: &ParamName, header: &TensorHeader
                 return Err(format!("tensor {name}.indices has type {:?} instead of U64", view.dtype()));
             }
             let indices: Vec<u64> = view.data().as_chunks::<8>().0.iter().map(|c| u64::from_le_bytes(*c)).collect();
-            let size = (header.shape[0] as u64).checked_mul(header.shape[1] as u64);
-            if indices.len() != values.len() || indices.iter().any(|i| size.is_none_or(|size| *i >= size)) {
-                return Err(format!("tensor {name}: its sparse places do not fit its values or its shape {:?}", header.shape));
-            }
             Ok(WeightDelta::Sparse { shape: header.shape, indices, values })
         }
     }
@@ -239,6 +233,64 @@ mod tests {
         fn bytes_that_are_no_edit_are_errors(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(Edit::from_bytes(&bytes).is_err());
         }
+    }
+
+    /// The bytes of an edit file that claims one change of `kind` and `shape`, with these tensors.
+    fn claiming(kind: &str, shape: [u64; 2], tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) -> Vec<u8> {
+        let change = serde_json::json!({"kind": kind, "shape": shape, "base": "00"});
+        let header = serde_json::json!({
+            "format_version": 1, "easyedit_version": "0.1.0", "method": "ROME", "model": "m", "family": "llama", "seed": 0, "hparams": {},
+            "requests": [], "diagnostics": null, "tensors": {"m.weight": change},
+        });
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+        safetensors::serialize(views, Some(HashMap::from([(HEADER_KEY.to_owned(), header.to_string())]))).unwrap()
+    }
+
+    #[test]
+    fn a_shape_beyond_the_file_is_refused() {
+        let empty = |name, shape: [usize; 2]| (name, Dtype::F32, shape.to_vec(), Vec::new());
+        let factors = |rows: usize, rank: usize, cols: usize| {
+            let side = |name, shape: [usize; 2]| (name, Dtype::F32, shape.to_vec(), vec![0; shape[0] * shape[1] * 4]);
+            claiming("low_rank", [rows as u64, cols as u64], &[side("m.weight.left", [rows, rank]), side("m.weight.right", [rank, cols])])
+        };
+        let places = |shape, indices: &[u64]| {
+            let bytes = indices.iter().flat_map(|index| index.to_le_bytes()).collect();
+            let values = vec![0; indices.len() * 4];
+            let indices = ("m.weight.indices", Dtype::U64, vec![indices.len()], bytes);
+            claiming("sparse", shape, &[indices, ("m.weight.values", Dtype::F32, vec![values.len() / 4], values)])
+        };
+        for (bytes, part) in [
+            (factors(1 << 62, 0, 4), "absurd shape"),
+            (factors(1 << 61, 0, 8), "absurd shape"),
+            (factors(4, 0, 1 << 61), "absurd shape"),
+            (factors(1 << 31, 0, 1 << 31), "1 to 4294967296"),
+            (factors(0, 1, 5), "1 to 4294967296"),
+            (
+                claiming("low_rank", [2, 2], &[empty("m.weight.left", [2, 0]), ("m.weight.right", Dtype::F32, vec![1, 2], vec![0; 8])]),
+                "multiply",
+            ),
+            (claiming("dense", [1 << 62, 0], &[empty("m.weight.delta", [1 << 62, 0])]), "absurd shape"),
+            (claiming("dense", [0, 0], &[empty("m.weight.delta", [0, 0])]), "1 to 4294967296"),
+            (places([1 << 32, 1 << 32], &[]), "1 to 4294967296"),
+            (places([1 << 32, 1 << 32], &[3]), "1 to 4294967296"),
+            (places([2, 3], &[6]), "place 6"),
+            (places([2, 3], &[2, 2]), "place 2"),
+            (places([2, 3], &[4, 1]), "place 1"),
+            (
+                claiming(
+                    "sparse",
+                    [2, 3],
+                    &[("m.weight.indices", Dtype::U64, vec![0], vec![]), ("m.weight.values", Dtype::F32, vec![1], vec![0; 4])],
+                ),
+                "0 places",
+            ),
+        ] {
+            let message = Edit::from_bytes(&bytes).unwrap_err();
+            assert!(message.contains("m.weight") && message.contains(part), "{part}: {message}");
+        }
+        let none = Edit::from_bytes(&factors(1 << 16, 0, 1 << 16)).unwrap();
+        let (_, change) = none.deltas.first_key_value().unwrap();
+        assert_eq!(change.delta.norm(), 0.0, "a change of rank 0 is none, and is not multiplied out to say so");
     }
 
     #[test]

@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 
 use fs4::FileExt;
 
+use crate::in_flight::Tracked;
+use crate::publish::remove_leftovers;
 use crate::{Error, Result};
 
-/// What the names of temporary files begin with.
+/// Start of the names of files and folders that are there only while something is written.
 pub(crate) const TEMPORARY_PREFIX: &str = ".easyedit-";
 
 /// Writes a file through `fill`: to a temporary file beside it, which takes the name only when everything is on disk.
 ///
+/// The temporary file is locked while it is written, so that one which a killed run left behind can be told from one in use.
 /// A link is followed: the file it points to is replaced, and the link stays.
 ///
 /// # Errors
@@ -18,14 +21,37 @@ pub(crate) const TEMPORARY_PREFIX: &str = ".easyedit-";
 /// [`Error::Io`] naming the file; [`Error::Format`] if `path` is a folder, a device or a pipe, which is never replaced. Nothing is left
 /// behind then.
 pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
-    let followed = check_output_file(path)?;
-    let path = followed.as_path();
+    let place = check_output_file(path)?;
+    let (file, _tracked) = write_beside(&place, fill)?;
+    file.persist(&place).map_err(|e| Error::io("write", place, e.error))?;
+    Ok(())
+}
+
+/// As [`write_atomically`], but replaces nothing. Returns whether the file was written: `false` if there is something at `path` already.
+///
+/// # Errors
+///
+/// [`Error::Io`] naming the file.
+pub fn write_new_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<bool> {
+    let (file, _tracked) = write_beside(path, fill)?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(Error::io("write", path, e.error)),
+    }
+}
+
+/// Fills a temporary file in the folder of `path` and writes it to the disk.
+fn write_beside(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<(tempfile::NamedTempFile, Tracked)> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
     let mut file = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder).map_err(|e| Error::io("write into", folder, e))?;
+    let tracked = Tracked::file(file.path());
+    // Where locks are not to be had, the file is taken for a leftover at worst, and writing it fails.
+    let _ = FileExt::try_lock(file.as_file());
     let write = |file: &mut tempfile::NamedTempFile| {
         let mut buffered = std::io::BufWriter::with_capacity(1 << 20, file.as_file_mut());
         fill(&mut buffered)?;
@@ -35,8 +61,7 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::i
     };
     write(&mut file).map_err(|e| Error::io("write", path, e))?;
     widen_permissions(file.path()).map_err(|e| Error::io("write", path, e))?;
-    file.persist(path).map_err(|e| Error::io("write", path, e.error))?;
-    Ok(())
+    Ok((file, tracked))
 }
 
 /// Checks that a file can be written to `path` and returns the place it is written to, with links followed.
@@ -74,12 +99,14 @@ pub struct OutputFolder {
     path: PathBuf,
     lock: Option<File>,
     created: bool,
+    _tracked: Tracked,
 }
 
 const LOCK_FILE: &str = ".easyedit.lock";
 
 impl OutputFolder {
-    /// Creates `path` if need be and claims it.
+    /// Creates `path` if need be, claims it, and removes what a killed run left in it: temporary files, and files of a set that was not moved
+    /// into the folder as a whole.
     ///
     /// # Errors
     ///
@@ -97,7 +124,9 @@ impl OutputFolder {
         if FileExt::try_lock(&lock).is_err() {
             return Err(Error::format(path, "another run is writing to this folder; wait for it or choose another --out"));
         }
-        Ok(Self { path: path.to_owned(), lock: Some(lock), created })
+        remove_leftovers(path);
+        let tracked = Tracked::claim(&lock_path, created.then_some(path));
+        Ok(Self { path: path.to_owned(), lock: Some(lock), created, _tracked: tracked })
     }
 
     /// The folder.
@@ -135,6 +164,16 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         write_atomically(&path, |w| w.write_all(b"whole")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
+    }
+
+    #[test]
+    fn a_new_file_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        assert!(write_new_atomically(&path, |w| w.write_all(b"first")).unwrap());
+        assert!(!write_new_atomically(&path, |w| w.write_all(b"second")).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the temporary file is gone");
     }
 
     #[cfg(unix)]

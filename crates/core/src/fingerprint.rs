@@ -53,5 +53,10 @@ pub fn fingerprint_values(shape: [usize; 2], values: &[f32]) -> Fingerprint {
             hash.update(value.to_le_bytes());
         }
     }
+    from_hash(hash)
+}
+
+/// The fingerprint of what was put into `hash`.
+pub(crate) fn from_hash(hash: Sha256) -> Fingerprint {
     Fingerprint(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }

@@ -83,7 +83,7 @@ pub fn generate(model: &dyn LanguageModel, prompts: &[Vec<u32>], config: &Genera
     let (sources, mut next): (Vec<_>, Vec<_>) = prompts.iter().map(|prompt| opening(model.spec(), prompt.clone())).unzip();
     let limit = model.spec().max_positions;
     let longest = |rows: &[Vec<u32>]| rows.iter().map(Vec::len).max().unwrap_or(0);
-    if longest(&sources) > limit || longest(&next) + config.max_new_tokens > limit {
+    if longest(&sources) > limit || longest(&next).saturating_add(config.max_new_tokens) > limit {
         return Err(Error::Batch(format!(
             "a prompt of {} tokens and {} new ones exceed the {limit} positions of {}; ask for fewer new tokens",
             longest(prompts),

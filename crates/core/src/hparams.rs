@@ -5,7 +5,15 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value};
 
-use crate::{Error, Result};
+use crate::{Error, Result, read_input_text};
+
+/// Longest file of hyperparameters. EasyEdit's longest has 2 kB.
+const MAX_BYTES: u64 = 64 << 10;
+/// Deepest nesting in it: values are numbers, texts, and lists of lists at most. The YAML reader's time grows with the square of the depth.
+const MAX_DEPTH: usize = 16;
+
+/// Longer names are not compared with known ones.
+const LONGEST_NAME: usize = 256;
 
 /// Keys that newer EasyEdit files carry and that change nothing here; they are accepted in every file.
 const ACCEPTED_KEYS: &[&str] = &["fp16", "bf16", "use_chat_template", "evaluation_type", "api_key", "num_beams", "sequential_edit"];
@@ -39,13 +47,13 @@ impl HparamsDocument {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it cannot be read, [`Error::Hparams`] if it is no flat map.
+    /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is no regular file or too large, [`Error::Hparams`] if it is no flat map.
     pub fn load(path: &Path) -> Result<Self> {
         let mut path = path.to_owned();
         if !path.extension().is_some_and(|e| e == "yaml" || e == "yml") {
             path.as_mut_os_string().push(".yaml");
         }
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read the hyperparameters", &path, e))?;
+        let text = read_input_text(&path, MAX_BYTES)?;
         Self::parse(&text, &path.display().to_string())
     }
 
@@ -56,6 +64,7 @@ impl HparamsDocument {
     /// [`Error::Hparams`] if it is no flat map.
     pub fn parse(text: &str, origin: &str) -> Result<Self> {
         let fail = |message: String| Error::Hparams { origin: Some(origin.to_owned()), message };
+        check_size(text).map_err(fail)?;
         let value: Value = serde_yaml::from_str(text).map_err(|e| fail(e.to_string()))?;
         match value {
             Value::Mapping(values) => Ok(Self { origin: origin.to_owned(), values }),
@@ -163,11 +172,51 @@ impl HparamsDocument {
     }
 }
 
+/// Checks length and depth before the YAML reader sees the text. Brackets in quotes and comments count too, which no sound file notices.
+fn check_size(text: &str) -> std::result::Result<(), String> {
+    if text.len() as u64 > MAX_BYTES {
+        return Err(format!("has {} bytes; hyperparameters have at most {MAX_BYTES}", text.len()));
+    }
+    let (mut brackets, mut indents) = (0usize, Vec::new());
+    for (number, line) in text.lines().enumerate() {
+        let content = line.trim_start_matches([' ', '\t']);
+        let mut indent = line.len() - content.len();
+        if !content.is_empty() {
+            indents.retain(|outer| *outer < indent);
+            // Every `-`, `?` or `:` that begins an entry opens a level of its own.
+            let mut rest = content;
+            while let Some(inner) = rest.strip_prefix(['-', '?', ':']).filter(|inner| inner.is_empty() || inner.starts_with([' ', '\t'])) {
+                indents.push(indent);
+                let next = inner.trim_start_matches([' ', '\t']);
+                indent += rest.len() - next.len();
+                rest = next;
+            }
+            indents.push(indent);
+        }
+        for bracket in content.bytes() {
+            match bracket {
+                b'[' | b'{' => brackets += 1,
+                b']' | b'}' => brackets = brackets.saturating_sub(1),
+                _ => {}
+            }
+            if brackets + indents.len() > MAX_DEPTH {
+                return Err(format!("line {}: is nested deeper than {MAX_DEPTH} levels; hyperparameters are a flat map", number + 1));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The known name nearest to `name`, if it is near enough to be meant.
 pub fn nearest_name<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_lowercase();
+    // The distance takes time and memory by the product of the lengths.
+    let length = lower.chars().count();
+    let may_be_near = |candidate: &&str| candidate.chars().count().abs_diff(length) <= 1 + candidate.chars().count() / 3;
     known
         .into_iter()
+        .filter(|_| length <= LONGEST_NAME)
+        .filter(may_be_near)
         .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
         .min_by_key(|(distance, _)| *distance)
         .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count() / 3)
@@ -238,6 +287,53 @@ mod tests {
             let message = read(text).unwrap_err();
             assert!(parts.iter().all(|part| message.contains(part)), "{text:?}: {message}");
         }
+    }
+
+    #[test]
+    fn deep_and_long_texts_are_refused_before_they_are_parsed() {
+        let deep = [
+            format!("alg_name: DEMO\nlayers: {}", "[".repeat(60_000)),
+            format!("alg_name: DEMO\nlayers: {}", "{a: ".repeat(15_000)),
+            format!("alg_name: DEMO\nlayers: {}", "[[],".repeat(15_000)),
+            format!("alg_name: DEMO\nlayers:\n {}1", "- ".repeat(30_000)),
+            format!("{}1", "? ".repeat(30_000)),
+            (0..300).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect(),
+            (0..200).map(|depth| format!("{}- a:\n", "  ".repeat(depth))).collect(),
+        ];
+        for text in deep {
+            let message = read(&text).unwrap_err();
+            assert!(message.contains("demo.yaml") && message.contains("nested deeper") && message.contains("line"), "{message}");
+        }
+        assert!(read(&format!("# {}", "x".repeat(1 << 16))).unwrap_err().contains("bytes"));
+        let lists = "alg_name: DEMO\nv_lr: 1\nlayers:\n- 1\n- 2\n- 3\ncontext:\n  - [5, 10]\n  - [10, 10]\n";
+        assert!(read(lists).unwrap_err().contains("unknown key context"));
+        let short = "- 1\n".repeat(10_000);
+        assert_eq!(read(&format!("alg_name: DEMO\nv_lr: 1\nlayers:\n{short}")).unwrap().layers.len(), 10_000);
+    }
+
+    #[test]
+    fn aliases_do_not_multiply_without_end() {
+        let mut text = "alg_name: DEMO\nv_lr: 1\na0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n".to_owned();
+        for n in 1..12 {
+            let again = vec![format!("*a{}", n - 1); 10].join(", ");
+            text.push_str(&format!("a{n}: &a{n} [{again}]\n"));
+        }
+        assert!(read(&text).unwrap_err().contains("repetition limit"));
+    }
+
+    #[test]
+    fn files_that_would_not_end_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe.yaml");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(HparamsDocument::load(&pipe).unwrap_err().to_string().contains("pipe"));
+    }
+
+    #[test]
+    fn names_of_any_length_are_compared_in_no_time() {
+        let (long, other) = ("a".repeat(1 << 20), "b".repeat(1 << 20));
+        assert_eq!(nearest_name(&long, [other.as_str(), "ROME"]), None);
+        assert_eq!(nearest_name("ROMEE", [other.as_str(), "ROME"]), Some("ROME"));
     }
 
     #[test]

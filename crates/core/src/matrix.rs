@@ -1,6 +1,6 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use crate::{Error, Result};
+use crate::{Error, MAX_WEIGHT_VALUES, Result};
 
 /// A row-major `f32` matrix in host memory: the form in which edits are kept and written.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,9 +11,11 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// A matrix from its row-major `values`; `None` unless there are exactly `rows * cols` of them.
+    /// A matrix from its row-major `values`; `None` unless there are exactly `rows * cols` of them, and neither side is longer than
+    /// [`MAX_WEIGHT_VALUES`]: a side of an empty matrix is bounded by nothing else, and devices compute addresses with it.
     pub fn new(rows: usize, cols: usize, values: Vec<f32>) -> Option<Self> {
-        (rows.checked_mul(cols) == Some(values.len())).then_some(Self { rows, cols, values })
+        let is_bounded = [rows, cols].iter().all(|side| *side as u64 <= MAX_WEIGHT_VALUES);
+        (is_bounded && rows.checked_mul(cols) == Some(values.len())).then_some(Self { rows, cols, values })
     }
 
     /// A matrix of one column.
@@ -123,6 +125,8 @@ mod tests {
         assert_eq!(a.above(&Matrix::row(vec![9.0])).unwrap().shape(), [3, 1]);
         assert!(a.above(&b).is_none());
         assert!(Matrix::new(2, 2, vec![0.0; 3]).is_none());
+        assert!(Matrix::new(0, 5, Vec::new()).is_some());
+        assert!(Matrix::new(1 << 62, 0, Vec::new()).is_none(), "an empty matrix has no absurd side");
     }
 
     #[test]

@@ -122,6 +122,11 @@ pub trait EditMethod {
     /// If a request cannot be edited, naming it; or the numbers stop being finite.
     fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit>;
 
+    /// Keys of the hyperparameters that decide how strong its edits are; named to the user when an edit has moved no score.
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Whether its edits are changes of weights, which a checkpoint can hold; the others are [overlays](crate::Overlay).
     fn changes_weights(&self) -> bool {
         true

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use easyedit_core::{EditRequest, Error, Result};
+use easyedit_core::{EditRequest, Error, Result, read_input_text};
 use serde_json::Value;
 
 use crate::record;
@@ -55,17 +55,7 @@ pub fn read_dataset(path: &Path) -> Result<Dataset> {
 
 /// A text file that is neither a folder, nor endless, nor too large.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let metadata = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
-    if !metadata.is_file() {
-        return Err(Error::format(path, "is not a file"));
-    }
-    if metadata.len() > MAX_FILE_BYTES {
-        return Err(Error::format(path, format!("is larger than {} GiB", MAX_FILE_BYTES >> 30)));
-    }
-    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|e| Error::format(path, format!("is not text in UTF-8: byte {} cannot be read", e.utf8_error().valid_up_to())))?;
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+    read_input_text(path, MAX_FILE_BYTES)
 }
 
 /// The records of a JSON array, of an object with `facts`, of JSON lines, or the one object.

@@ -58,6 +58,41 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
+#[test]
+fn deep_nesting_and_numbers_beyond_all_bounds_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let digits = "9".repeat(1 << 20);
+    for text in [
+        "[".repeat(1 << 20),
+        "{\"facts\": ".repeat(1 << 18),
+        format!("[{{\"prompt\": {}\"x\"{}, \"target_new\": \"y\"}}]", "[".repeat(200_000), "]".repeat(200_000)),
+        format!("[{{\"prompt\": \"x\", \"target_new\": \"y\", \"case_id\": {digits}}}]"),
+        format!("[{{\"prompt\": \"x\", \"target_new\": \"y\", \"case_id\": 1.{digits}}}]"),
+        "[{\"prompt\": \"x\", \"target_new\": \"y\", \"case_id\": 1e999999999}]".to_owned(),
+        "[{\"prompt\": \"x\", \"target_new\": \"y\", \"case_id\": -1}]".to_owned(),
+    ] {
+        let path = dir.path().join("requests.json");
+        std::fs::write(&path, &text).unwrap();
+        let message = read_dataset(&path).unwrap_err().to_string();
+        assert!(message.contains("requests.json") && message.len() < 2_000_000, "{message:.200}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["facts.json", "text.txt"] {
+        let path = dir.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        for message in [read_dataset(&path).unwrap_err().to_string(), read_corpus(&path).unwrap_err().to_string()] {
+            assert!(message.contains(name) && message.contains("a pipe or a device"), "{message}");
+        }
+    }
+    assert!(read_corpus(std::path::Path::new("/dev/zero")).is_err());
+    assert!(read_corpus(dir.path()).unwrap_err().to_string().contains("no files of text"), "pipes in a folder are passed over");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -3,11 +3,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
 
-use easyedit_core::{Corpora, Edit, EditContext, EditMethod, EditRequest, Error, LanguageModel, Progress, Result, nearest_name};
+use easyedit_core::{Corpora, EditContext, EditMethod, EditRequest, Error, LanguageModel, Progress, Result, nearest_name};
 use easyedit_eval::{Answers, Evaluation, FreeDecoding, Metrics, PeakMemory, Record, RunInfo, Seconds, Summary};
 use serde::{Deserialize, Serialize};
 
-use crate::EditSession;
+use crate::{EditSession, EditStore};
 
 /// What becomes of the edits of several requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +114,23 @@ impl Editor {
         progress: &dyn Progress,
         on_record: &mut dyn FnMut(&Record) -> Result<()>,
     ) -> Result<EditSession> {
+        self.run_into(Vec::new(), requests, corpora, progress, on_record)
+    }
+
+    /// As [`run`](Self::run), with a store of the caller's that gets each edit as soon as it is made, before it is evaluated. An edit under
+    /// which the model cannot be evaluated is taken back.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run), or if the store fails. What was put into the store stays there.
+    pub fn run_into<S: EditStore>(
+        &mut self,
+        store: S,
+        requests: &[EditRequest],
+        corpora: &dyn Corpora,
+        progress: &dyn Progress,
+        on_record: &mut dyn FnMut(&Record) -> Result<()>,
+    ) -> Result<EditSession<S>> {
         let started = Instant::now();
         if requests.is_empty() {
             return Err(Error::Batch("there are no requests to edit".into()));
@@ -133,7 +150,7 @@ impl Editor {
             options: &self.options,
             context,
             seconds: Seconds::default(),
-            edits: Vec::new(),
+            edits: store,
             laid_over: BTreeMap::new(),
             records: Vec::with_capacity(requests.len()),
         };
@@ -149,7 +166,7 @@ impl Editor {
         };
         progress.end();
         done?;
-        let Run { mut seconds, edits, laid_over, records, .. } = run;
+        let Run { mut seconds, edits, laid_over, records, work, .. } = run;
         seconds.total = started.elapsed().as_secs_f64();
         let spec = self.model.spec();
         let info = RunInfo {
@@ -160,13 +177,18 @@ impl Editor {
             seed: self.options.seed,
             hparams: self.method.hparams(),
         };
-        let summary = Summary::of(info, &records, seconds);
-        Ok(EditSession::new(self.model.boxed_clone(), self.options.mode, edits, laid_over, records, summary))
+        let mut summary = Summary::of(info, &records, seconds);
+        summary.warn_of_unmoved(&records, self.method.strength_hparams());
+        for warning in &summary.warnings {
+            tracing::warn!("{warning}");
+        }
+        let last = (self.options.mode != Mode::Independent && !edits.is_empty()).then_some(work);
+        Ok(EditSession::new(self.model.boxed_clone(), self.options.mode, edits, last, laid_over, records, summary))
     }
 }
 
 /// A run under way.
-struct Run<'a> {
+struct Run<'a, S> {
     work: Box<dyn LanguageModel>,
     evaluation: Option<Evaluation>,
     /// Answers of the unedited model; empty without evaluation.
@@ -175,13 +197,13 @@ struct Run<'a> {
     options: &'a EditorOptions,
     context: EditContext<'a>,
     seconds: Seconds,
-    edits: Vec<Edit>,
+    edits: S,
     /// The model as edit `index` left it, of the edits that lay something over it.
     laid_over: BTreeMap<usize, Box<dyn LanguageModel>>,
     records: Vec<Record>,
 }
 
-impl Run<'_> {
+impl<S: EditStore> Run<'_, S> {
     fn one_by_one(&mut self, method: &mut dyn EditMethod, restore: bool, on_record: &mut dyn FnMut(&Record) -> Result<()>) -> Result<()> {
         let requests = self.requests;
         for (index, request) in requests.iter().enumerate() {
@@ -200,7 +222,7 @@ impl Run<'_> {
                         }
                         // An edit under which the model cannot be asked any more (its logits overflow) is none.
                         Err(error) => {
-                            self.edits.pop();
+                            self.edits.pop()?;
                             self.laid_over.remove(&self.edits.len());
                             self.failed(&mut record, request, error)?;
                         }
@@ -266,7 +288,7 @@ impl Run<'_> {
             edited = method.lay_over(&edit, edited)?;
             self.laid_over.insert(self.edits.len(), edited.boxed_clone());
         }
-        self.edits.push(edit);
+        self.edits.push(edit)?;
         Ok(std::mem::replace(&mut self.work, edited))
     }
 

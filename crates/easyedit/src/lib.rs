@@ -25,6 +25,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod corpora;
+mod edit_folder;
+mod edit_store;
 mod editor;
 pub mod hparams;
 mod sentences;
@@ -44,6 +46,8 @@ pub use easyedit_models as models;
 pub use easyedit_peft as peft;
 #[cfg(feature = "trace")]
 pub use easyedit_trace as trace;
+pub use edit_folder::EditFolder;
+pub use edit_store::EditStore;
 pub use editor::{Editor, EditorOptions, Mode};
 pub use sentences::open_sentence_encoder;
 pub use session::EditSession;

@@ -1,34 +1,38 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{Edit, Error, LanguageModel, Result, apply_all};
+use easyedit_core::{Edit, Error, LanguageModel, Result};
 use easyedit_eval::{Record, Summary};
 
-use crate::Mode;
+use crate::edit_store::no_edit;
+use crate::{EditStore, Mode};
 
 /// What a run made: the edits, what they did, and the way to both the original and the edited model.
-pub struct EditSession {
+pub struct EditSession<S = Vec<Edit>> {
     /// The edits, in the order they were made; one for all requests in batch mode.
-    pub edits: Vec<Edit>,
+    pub edits: S,
     /// One record per request.
     pub records: Vec<Record>,
     /// The run in one object.
     pub summary: Summary,
     original: Box<dyn LanguageModel>,
+    /// The model with all edits, if they are in one model.
+    last: Option<Box<dyn LanguageModel>>,
     /// The model after edit `index`, of the edits that lay something over it.
     laid_over: BTreeMap<usize, Box<dyn LanguageModel>>,
     mode: Mode,
 }
 
-impl EditSession {
+impl<S: EditStore> EditSession<S> {
     pub(crate) fn new(
         original: Box<dyn LanguageModel>,
         mode: Mode,
-        edits: Vec<Edit>,
+        edits: S,
+        last: Option<Box<dyn LanguageModel>>,
         laid_over: BTreeMap<usize, Box<dyn LanguageModel>>,
         records: Vec<Record>,
         summary: Summary,
     ) -> Self {
-        Self { edits, records, summary, original, laid_over, mode }
+        Self { edits, records, summary, original, last, laid_over, mode }
     }
 
     /// The model before any edit, bit for bit.
@@ -44,13 +48,13 @@ impl EditSession {
     /// [`Error::Batch`] if there is no edit, or several independent ones, which were never meant for one model: ask
     /// [`edited_by`](Self::edited_by) for one of them.
     pub fn edited(&self) -> Result<Box<dyn LanguageModel>> {
-        match (self.mode, self.edits.as_slice()) {
-            (_, []) => Err(Error::Batch("no request was edited, so there is no edited model".into())),
-            (Mode::Independent, edits @ [_, _, ..]) => Err(Error::Batch(format!(
-                "{} requests were edited independently, each into the original model; choose one of them, or use the mode sequential or batch for all in one model",
-                edits.len()
+        match (&self.last, self.edits.len()) {
+            (_, 0) => Err(Error::Batch("no request was edited, so there is no edited model".into())),
+            (Some(model), _) => Ok(model.boxed_clone()),
+            (None, 1) => self.edited_by(0),
+            (None, edits) => Err(Error::Batch(format!(
+                "{edits} requests were edited independently, each into the original model; choose one of them, or use the mode sequential or batch for all in one model"
             ))),
-            (_, edits) => self.after(0, edits.len() - 1),
         }
     }
 
@@ -59,22 +63,20 @@ impl EditSession {
     ///
     /// # Errors
     ///
-    /// [`Error::Batch`] if there is no such edit.
+    /// [`Error::Batch`] if there is no such edit; or if the store cannot give it back.
     pub fn edited_by(&self, index: usize) -> Result<Box<dyn LanguageModel>> {
         if index >= self.edits.len() {
-            return Err(Error::Batch(format!("there is no edit {index}: the run made {}", self.edits.len())));
+            return Err(no_edit(index, self.edits.len()));
         }
-        self.after(if self.mode == Mode::Independent { index } else { 0 }, index)
-    }
-
-    /// The model with the edits `first` to `last`, that one included.
-    fn after(&self, first: usize, last: usize) -> Result<Box<dyn LanguageModel>> {
-        if let Some(model) = self.laid_over.get(&last) {
+        if let Some(model) = self.laid_over.get(&index) {
             return Ok(model.boxed_clone());
         }
         let mut model = self.original.boxed_clone();
-        // The weights before are the original's, which stays.
-        let _applied = apply_all(self.edits.get(first..=last).unwrap_or_default(), &mut *model)?;
+        let first = if self.mode == Mode::Independent { index } else { 0 };
+        for edit in first..=index {
+            // The weights before are the original's, which stays.
+            let _applied = self.edits.get(edit)?.apply(&mut *model)?;
+        }
         Ok(model)
     }
 }

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 
 /// Facts whose neurons are looked for.
 const FACTS: usize = 10;
+/// Facts that are edited. Every setting in `hparams/KN/tiny-world.yaml` was chosen on the first half of the 420 facts; these are of the second.
+const HELD_OUT: std::ops::Range<usize> = 210..240;
 
 fn document(registry: &Registry, model: &dyn LanguageModel) -> HparamsDocument {
     let entry = registry.get("KN").unwrap();
@@ -75,24 +77,49 @@ fn the_neurons_found_matter_more_than_others() {
 }
 
 #[test]
-fn kn_edits_every_model_a_little() {
+fn kn_edits_facts_that_no_setting_was_chosen_on() {
     let registry = easyedit::registry();
-    let mut all = Vec::new();
+    let mut short = Vec::new();
     for name in tiny_world::model_names() {
         let model = tiny_world::model(name).unwrap();
         let document = document(&registry, &*model);
         let method = registry.get("KN").unwrap().build(&document).unwrap();
         let mut editor = Editor::new(model, method, EditorOptions { mode: Mode::Independent, ..EditorOptions::default() });
-        let requests = &tiny_world::requests()[..20];
+        let requests = &tiny_world::requests()[HELD_OUT];
         let session = editor.run(requests, &TextCorpora::default(), &Silent, &mut |_| Ok(())).unwrap();
         assert_eq!(session.summary.failed, 0, "{name}");
         let scores = &session.summary.mean_metrics.post;
         let got = [scores.rewrite_acc.unwrap(), scores.rephrase_acc.unwrap(), scores.locality["neighborhood_acc"]];
-        let before = session.summary.mean_metrics.pre.rewrite_acc.unwrap();
-        println!("KN {name}: reliability, generalization, locality {got:.3?}, {:.1} s; before {before:.3}", session.summary.seconds.edit);
-        assert!(got[0] >= before - 1e-9, "{name}: {got:?}, before {before}");
-        all.push(got[0]);
+        let changes: Vec<&Value> = session.edits.iter().map(|edit| &edit.diagnostics[0]["change"]).collect();
+        let failed = changes.iter().filter(|change| change["works"] == false).count();
+        let passes = changes.iter().map(|change| change["passes"].as_u64().unwrap()).sum::<u64>() as f64 / changes.len() as f64;
+        println!(
+            "KN {name}: reliability, generalization, locality {got:.2?}, {:.1} s; {failed} without a factor that works, {passes:.1} passes",
+            session.summary.seconds.edit
+        );
+        if got[0] < 0.9 || got[2] < 0.4 {
+            short.push((name, got));
+        }
     }
-    let mean = all.iter().sum::<f64>() / all.len() as f64;
-    assert!(mean >= 0.5, "{mean}: {all:?}");
+    assert!(short.is_empty(), "{short:.2?}");
+}
+
+/// What the sign and the search are for: the update of the paper, and λ as the file says it.
+#[test]
+fn a_fixed_lambda_costs_what_is_left_alone() {
+    let registry = easyedit::registry();
+    for name in ["gpt2", "llama"] {
+        let model = tiny_world::model(name).unwrap();
+        let locality = |line_search: bool| {
+            let mut document = document(&registry, &*model);
+            document.set("line_search", line_search);
+            let method = registry.get("KN").unwrap().build(&document).unwrap();
+            let options = EditorOptions { mode: Mode::Independent, ..EditorOptions::default() };
+            let mut editor = Editor::new(model.boxed_clone(), method, options);
+            let session = editor.run(&tiny_world::requests()[HELD_OUT][..10], &TextCorpora::default(), &Silent, &mut |_| Ok(())).unwrap();
+            session.summary.mean_metrics.post.locality["neighborhood_acc"]
+        };
+        let (searched, fixed) = (locality(true), locality(false));
+        assert!(searched > fixed + 0.1, "{name}: {searched} with the search, {fixed} without");
+    }
 }

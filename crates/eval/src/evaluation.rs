@@ -6,6 +6,7 @@ use easyedit_core::{EditRequest, EvaluationPrompt, LanguageModel, Progress, Resu
 
 use crate::Metrics;
 use crate::measure::{continuations, predictions};
+use crate::metrics::accuracy_key;
 
 /// A continuation goes on for this many tokens behind the answer's: room for another tokenisation of the same words, and for seeing
 /// that the last word ends.
@@ -246,9 +247,9 @@ impl Answers {
     fn score(&self, before: Option<&Self>, of: impl Fn(&Answer) -> f64, agreement: impl Fn(&Answer, &Answer) -> f64) -> Metrics {
         let locality = before.map(|before| {
             let pairs = self.locality.iter().filter_map(|(name, now)| Some((name, now, before.locality.get(name)?)));
-            pairs.map(|(name, now, then)| (acc(name), now.iter().zip(then).map(|(a, b)| agreement(a, b)).collect())).collect()
+            pairs.map(|(name, now, then)| (accuracy_key(name), now.iter().zip(then).map(|(a, b)| agreement(a, b)).collect())).collect()
         });
-        let portability = self.portability.iter().map(|(name, answers)| (acc(name), answers.iter().map(&of).collect())).collect();
+        let portability = self.portability.iter().map(|(name, answers)| (accuracy_key(name), answers.iter().map(&of).collect())).collect();
         Metrics {
             rewrite_acc: vec![of(&self.rewrite)],
             rephrase_acc: self.rephrase.iter().map(&of).collect(),
@@ -256,10 +257,6 @@ impl Answers {
             portability: Some(portability),
         }
     }
-}
-
-fn acc(name: &str) -> String {
-    format!("{name}_acc")
 }
 
 /// Share of places at which two lists hold the same id. Targets are never empty, so it is never NaN.

@@ -22,6 +22,11 @@ pub struct Metrics {
     pub portability: Option<BTreeMap<String, Vec<f64>>>,
 }
 
+/// EasyEdit's key of the scores of the prompts called `name`.
+pub(crate) fn accuracy_key(name: &str) -> String {
+    format!("{name}_acc")
+}
+
 /// Means of [`Metrics`] over records; each record counts once for a key, however many prompts it has under it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MeanMetrics {

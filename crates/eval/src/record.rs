@@ -39,6 +39,24 @@ pub struct Record {
     pub error: Option<String>,
 }
 
+impl Record {
+    /// Whether the request was edited and measured, and not answered in full before.
+    pub(crate) fn could_move(&self) -> bool {
+        let answered = |metrics: &Metrics| metrics.rewrite_acc.iter().all(|score| *score >= 1.0);
+        self.error.is_none() && !self.post.rewrite_acc.is_empty() && !(answered(&self.pre) && answered(&self.free_decoding.pre))
+    }
+
+    /// Whether every score is as before, and every neighbour is answered as before.
+    pub(crate) fn moved_nothing(&self) -> bool {
+        let same = |pre: &Metrics, post: &Metrics| {
+            let kept = post.locality.iter().flatten().all(|(_, scores)| scores.iter().all(|score| *score >= 1.0));
+            let answers = |m: &Metrics| (m.rewrite_acc.clone(), m.rephrase_acc.clone(), m.portability.clone());
+            kept && answers(pre) == answers(post)
+        };
+        same(&self.pre, &self.post) && same(&self.free_decoding.pre, &self.free_decoding.post)
+    }
+}
+
 /// Scores by free greedy decoding, before and after.
 ///
 /// Values are 0 or 1: the continuation begins with the answer in whole words; for locality, as many tokens as the ground truth has

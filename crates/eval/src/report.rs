@@ -2,7 +2,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{Error, Result};
+use easyedit_core::{Error, Result, check_output_file};
 use serde::Serialize;
 use serde_json::json;
 
@@ -11,7 +11,8 @@ use crate::{Record, Summary};
 /// Writes a report as JSON lines: a [`Record`] per line as each request is done, and `{"summary": ...}` as the last line.
 ///
 /// Lines go to `FILE.partial`, each of them flushed; [`finish`](Self::finish) gives the file its name. So a report that carries its
-/// name is whole, an older one stays until then, and a run that fails keeps the records it has in `FILE.partial`.
+/// name is whole, an older one stays until then, and a run that fails keeps the records it has in `FILE.partial`. Records that an earlier
+/// run left there are moved to `FILE.partial-1` (or the next free number), with a warning.
 #[derive(Debug)]
 pub struct ReportWriter {
     path: PathBuf,
@@ -25,22 +26,22 @@ impl ReportWriter {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] naming the file if it cannot be written, [`Error::Format`] if another run is writing it.
+    /// [`Error::Io`] naming the file if it cannot be written, [`Error::Format`] if it is a folder, a device or a pipe, or if another run is
+    /// writing it.
     pub fn create(path: &Path) -> Result<Self> {
-        if path.is_dir() {
-            return Err(Error::format(path, "is a folder; give the report the name of a file"));
-        }
+        let path = &check_output_file(path)?;
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
         }
         let mut partial = path.to_owned();
         partial.as_mut_os_string().push(".partial");
-        let open = File::options().create(true).truncate(false).write(true).open(&partial);
-        let file = open.map_err(|e| Error::io("write the report", &partial, e))?;
-        if file.try_lock().is_err() {
-            return Err(Error::format(&partial, "another run is writing this report; wait for it or choose another --report"));
+        check_output_file(&partial)?;
+        let mut file = open_and_lock(&partial)?;
+        if file.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+            let aside = set_aside(&partial)?;
+            tracing::warn!("{} holds the records of a run that did not end; they are in {} now", partial.display(), aside.display());
+            file = open_and_lock(&partial)?;
         }
-        file.set_len(0).map_err(|e| Error::io("write the report", &partial, e))?;
         Ok(Self { path: path.to_owned(), partial, file: Some(file), records: 0 })
     }
 
@@ -85,6 +86,28 @@ impl ReportWriter {
             None => Ok(()),
         }
     }
+}
+
+fn open_and_lock(partial: &Path) -> Result<File> {
+    let open = File::options().create(true).append(true).open(partial);
+    let file = open.map_err(|e| Error::io("write the report", partial, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(_) => Err(Error::format(partial, "another run is writing this report; wait for it or choose another --report")),
+    }
+}
+
+/// Gives what an earlier run left the first free name with a number behind it.
+fn set_aside(partial: &Path) -> Result<PathBuf> {
+    let numbered = |number: u32| {
+        let mut path = partial.to_owned();
+        path.as_mut_os_string().push(format!("-{number}"));
+        path
+    };
+    let free = (1..=u32::MAX).map(numbered).find(|path| path.symlink_metadata().is_err());
+    let aside = free.ok_or_else(|| Error::format(partial, "cannot be set aside; remove it"))?;
+    fs::rename(partial, &aside).map_err(|e| Error::io("set aside", partial, e))?;
+    Ok(aside)
 }
 
 impl Drop for ReportWriter {

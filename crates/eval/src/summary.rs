@@ -1,7 +1,8 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{MeanMetrics, Record};
+use crate::metrics::accuracy_key;
+use crate::{MeanMetrics, Metrics, Record};
 
 /// What a run was: everything that is needed to repeat it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -70,7 +71,12 @@ pub struct Summary {
     pub records: usize,
     /// How many of them could not be edited.
     pub failed: usize,
-    /// Teacher-forced scores, as means over the records that were edited.
+    /// How many edits moved no score, of the requests that were not answered in full before.
+    pub unmoved: usize,
+    /// What the user should know about the run as a whole, one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Teacher-forced scores, as means over all records. After the edit, a request that could not be edited counts as 0.
     pub mean_metrics: MeanPair,
     /// The same by free greedy decoding.
     pub free_decoding: MeanPair,
@@ -89,18 +95,22 @@ pub struct Summary {
 impl Summary {
     /// The summary of `records`.
     pub fn of(run: RunInfo, records: &[Record], seconds: Seconds) -> Self {
-        let edited: Vec<&Record> = records.iter().filter(|r| r.error.is_none()).collect();
-        let pair = |pre: fn(&Record) -> &crate::Metrics,
-                    post: fn(&Record) -> &crate::Metrics,
-                    last: fn(&Record) -> Option<&crate::Metrics>| MeanPair {
-            pre: MeanMetrics::of(edited.iter().map(|r| pre(r))),
-            post: MeanMetrics::of(edited.iter().map(|r| post(r))),
-            post_final: MeanMetrics::of(edited.iter().filter_map(|r| last(r))),
+        let is_sequence = records.iter().any(|r| r.post_final.is_some());
+        let pair = |pre: fn(&Record) -> &Metrics, post: fn(&Record) -> &Metrics, last: fn(&Record) -> Option<&Metrics>| {
+            let scored = |r: &Record, after: Option<&Metrics>| match r.error {
+                Some(_) => Some(zeros(r, pre(r))),
+                None => after.cloned(),
+            };
+            let post: Vec<Metrics> = records.iter().filter_map(|r| scored(r, Some(post(r)))).collect();
+            let last: Vec<Metrics> = records.iter().filter(|_| is_sequence).filter_map(|r| scored(r, last(r))).collect();
+            MeanPair { pre: MeanMetrics::of(records.iter().map(pre)), post: MeanMetrics::of(&post), post_final: MeanMetrics::of(&last) }
         };
         Self {
             run,
             records: records.len(),
-            failed: records.len() - edited.len(),
+            failed: records.iter().filter(|r| r.error.is_some()).count(),
+            unmoved: records.iter().filter(|r| r.could_move() && r.moved_nothing()).count(),
+            warnings: Vec::new(),
             mean_metrics: pair(|r| &r.pre, |r| &r.post, |r| r.post_final.as_ref()),
             free_decoding: pair(|r| &r.free_decoding.pre, |r| &r.free_decoding.post, |r| r.free_decoding.post_final.as_ref()),
             seconds,
@@ -108,5 +118,37 @@ impl Summary {
             edited_model: None,
             versions: Versions::default(),
         }
+    }
+
+    /// Adds a warning if edits moved no score, which names `settings`, the hyperparameters that decide how strong an edit is.
+    pub fn warn_of_unmoved(&mut self, records: &[Record], settings: &[&str]) {
+        let could = records.iter().filter(|r| r.could_move()).count();
+        if self.unmoved == 0 {
+            return;
+        }
+        let what = match (self.unmoved, could) {
+            (1, 1) => "the edit moved no score: the model answers as before".to_owned(),
+            (unmoved, could) if unmoved == could => format!("no score moved: the model answers all {could} requests as before"),
+            (unmoved, could) => format!("{unmoved} of {could} edits moved no score"),
+        };
+        let values: Vec<String> = settings
+            .iter()
+            .filter_map(|key| self.run.hparams.get(key).filter(|value| !value.is_null()).map(|value| format!("{key} ({value})")))
+            .collect();
+        let way_out = if values.is_empty() { String::new() } else { format!("; the likely setting is {}", values.join(" or ")) };
+        self.warnings.push(what + &way_out);
+    }
+}
+
+/// The scores of a request that could not be edited: 0 wherever it would have been measured. `pre` are its scores before.
+fn zeros(record: &Record, pre: &Metrics) -> Metrics {
+    let zero = |values: &Vec<f64>| vec![0.0; values.len()];
+    let locality = record.requested_rewrite.locality.iter().map(|(name, prompts)| (accuracy_key(name), vec![0.0; prompts.len()]));
+    Metrics {
+        rewrite_acc: zero(&pre.rewrite_acc),
+        rephrase_acc: zero(&pre.rephrase_acc),
+        // Locality compares with the model before the edit, so `pre` has none.
+        locality: (*pre != Metrics::default()).then(|| locality.collect()),
+        portability: pre.portability.as_ref().map(|all| all.iter().map(|(name, values)| (name.clone(), zero(values))).collect()),
     }
 }

@@ -91,6 +91,7 @@ fn a_failed_run_keeps_its_records_and_the_older_report() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "older");
     assert_eq!(fs::read_to_string(&partial).unwrap().lines().count(), 1);
     let mut again = ReportWriter::create(&path).unwrap();
+    assert!(dir.path().join("report.jsonl.partial-1").exists(), "the records of the run before are kept");
     again.record(&record(7, 1.0)).unwrap();
     again.finish(&summary(&[record(7, 1.0)])).unwrap();
     assert!(fs::read_to_string(&path).unwrap().starts_with(r#"{"pre""#) && !partial.exists());
@@ -113,8 +114,55 @@ fn two_runs_do_not_write_one_report() {
 }
 
 #[test]
-fn failed_requests_count_in_the_summary_and_not_in_its_means() {
+fn a_request_that_could_not_be_edited_counts_as_0() {
     let failed = Record { error: Some("request 1: no".into()), post: Metrics::default(), ..record(1, 0.0) };
-    let summary = summary(&[record(0, 1.0), failed]);
-    assert_eq!((summary.records, summary.failed, summary.mean_metrics.post.rewrite_acc), (2, 1, Some(1.0)));
+    let edited = Record {
+        post: Metrics { locality: Some(BTreeMap::from([("two_acc".to_owned(), vec![1.0, 0.5])])), ..record(0, 1.0).post },
+        ..record(0, 1.0)
+    };
+    let summary = summary(&[edited, failed]);
+    let post = &summary.mean_metrics.post;
+    assert_eq!((summary.records, summary.failed, post.rewrite_acc), (2, 1, Some(0.5)));
+    assert_eq!(post.locality["two_acc"], 0.375, "an unedited model is no local edit");
+    assert!(summary.mean_metrics.post_final.is_empty());
+}
+
+#[test]
+fn records_of_a_run_that_did_not_end_are_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("report.jsonl");
+    for run in 0..3 {
+        let mut writer = ReportWriter::create(&path).unwrap();
+        writer.record(&record(run, 1.0)).unwrap();
+    }
+    let of = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap().contains("\"case_id\":0");
+    assert!(of("report.jsonl.partial-1"), "the records of the first run");
+    assert!(!of("report.jsonl.partial-2") && !of("report.jsonl.partial"));
+}
+
+#[test]
+fn edits_that_move_no_score_are_counted_and_the_setting_is_named() {
+    let hparams = json!({"mom2_update_weight": 15000, "v_lr": 0.5});
+    let summarise = |records: &[Record], settings: &[&str]| {
+        let mut summary = Summary::of(RunInfo { hparams: hparams.clone(), ..RunInfo::default() }, records, Seconds::default());
+        summary.warn_of_unmoved(records, settings);
+        (summary.unmoved, summary.warnings.join(" "))
+    };
+    let moved = record(0, 1.0);
+    let unmoved = record(1, 0.0);
+    let (count, warning) = summarise(&[unmoved.clone()], &["mom2_update_weight", "absent"]);
+    assert!(count == 1 && warning.contains("the edit moved no score") && warning.ends_with("mom2_update_weight (15000)"), "{warning}");
+    let (count, warning) = summarise(&[unmoved.clone(), unmoved.clone()], &[]);
+    assert!(count == 2 && warning.contains("all 2 requests"), "{warning}");
+    let (count, warning) = summarise(&[unmoved.clone(), moved.clone()], &[]);
+    assert_eq!((count, warning.as_str()), (1, "1 of 2 edits moved no score"));
+    assert_eq!(summarise(&[moved], &["v_lr"]), (0, String::new()));
+    // What was known before cannot move; what failed has an error of its own.
+    let known = Record { pre: record(2, 1.0).post, ..record(2, 1.0) };
+    let known = Record { free_decoding: FreeDecoding { pre: record(2, 1.0).post, ..FreeDecoding::default() }, ..known };
+    let failed = Record { error: Some("no".into()), ..unmoved };
+    assert_eq!(summarise(&[known, failed], &["v_lr"]).0, 0);
+    // A neighbour that changed is an effect, if not the one that was wanted.
+    let harmed = Metrics { locality: Some(BTreeMap::from([("one_acc".to_owned(), vec![0.0])])), ..record(0, 0.0).post };
+    assert_eq!(summarise(&[Record { post: harmed, ..record(3, 0.0) }], &["v_lr"]).0, 0);
 }

@@ -23,6 +23,7 @@ mod contexts;
 mod fact_states;
 mod fine_tune;
 mod hparams_checks;
+mod key_weight;
 mod layer_walk;
 mod locate;
 mod mean_rows;
@@ -42,7 +43,10 @@ pub use adam::{Adam, AdamConfig};
 pub use contexts::Contexts;
 pub use fact_states::{FactActivations, FactRow};
 pub use fine_tune::{LossPass, TargetLoss, TensorAdam, TrainingRow, layer_of};
-pub use hparams_checks::{above_zero, at_least_one, below_one, zero_or_more};
+pub use hparams_checks::{
+    Ceiling, above_zero, at_least_one, at_most, below_one, ceilings, inside_one, layers_within, templates_within, zero_or_more,
+};
+pub use key_weight::{KeyWeight, auto_or_number};
 pub use layer_walk::LayerWalk;
 pub use locate::{LocateSettings, MassEdit, ResidualShare, SolveKeys, cached_values, hparams_defaults};
 pub use mean_rows::{half_bare_row, mean_row};
@@ -53,7 +57,7 @@ pub use moments::{
 };
 pub use null_space::NullSpace;
 pub use preparation::{Preparation, second_moments};
-pub use solver::Cholesky;
+pub use solver::{Cholesky, SolvedKeys};
 pub use target_likelihood::{TargetLikelihood, target_likelihood};
 pub use templates::{TemplateConfig, checked_templates, context_templates};
 pub use trace::{Restoration, Trace, TraceConfig, TracePrompt, check_traceable, embedding_deviation, subject_noise, trace};

@@ -3,7 +3,7 @@ use faer::{Mat, Side};
 
 use easyedit_core::{Error, Result};
 
-use crate::SecondMoments;
+use crate::{KeyWeight, SecondMoments, SolvedKeys};
 
 /// Eigenvalues of a moment kept in `f32` may be below 0 by this share of the largest.
 const ROUNDING: f64 = 1e-4;
@@ -62,7 +62,8 @@ impl NullSpace {
 
     /// Solves `(ρ I + P (K Kᵀ + E Eᵀ)) X = P K`, where P projects onto the space, for the columns `keys` of K and `earlier` of E: the
     /// change `Σ r xᵀ` answers the keys, and what answers the earlier ones stays as it is. The matrix that is factored is as small as the
-    /// keys are few: `X` is the part of `P B (ρ I + Bᵀ P B)⁻¹` that belongs to K, with B = \[E K\].
+    /// keys are few: `X` is the part of `P B (ρ I + Bᵀ P B)⁻¹` that belongs to K, with B = \[E K\]. A ρ for a wanted share is chosen for the keys
+    /// alone; what they have in common with earlier ones is written less.
     ///
     /// # Errors
     ///
@@ -71,7 +72,7 @@ impl NullSpace {
     /// # Source
     ///
     /// Fang et al., equation 14, with ρ in the place of 1.
-    pub fn solve_with_keys(&self, earlier: &[&[f64]], keys: &[Vec<f64>], ridge: f64, what: &str) -> Result<Vec<Vec<f64>>> {
+    pub fn solve_with_keys(&self, earlier: &[&[f64]], keys: &[Vec<f64>], ridge: KeyWeight, what: &str) -> Result<SolvedKeys> {
         let size = self.basis.nrows();
         let all: Vec<&[f64]> = earlier.iter().copied().chain(keys.iter().map(Vec::as_slice)).collect();
         let b = Mat::from_fn(size, all.len(), |row, column| all[column][row]);
@@ -81,11 +82,14 @@ impl NullSpace {
         if (0..all.len()).any(|i| !gram[(i, i)].is_finite()) {
             return Err(Error::NotFinite(format!("{what} are not finite")));
         }
+        let own = |r: usize, c: usize| 0.5 * (gram[(earlier.len() + r, earlier.len() + c)] + gram[(earlier.len() + c, earlier.len() + r)]);
+        let ridge = ridge.resolve(&Mat::from_fn(keys.len(), keys.len(), own), what)?;
         let damped = Mat::from_fn(all.len(), all.len(), |r, c| 0.5 * (gram[(r, c)] + gram[(c, r)]) + if r == c { ridge } else { 0.0 });
         let factor = damped.llt(Side::Lower).map_err(|_| Error::NotFinite(format!("{what} depend on each other; raise L2")))?;
         let wanted = Mat::from_fn(all.len(), keys.len(), |r, c| if r == earlier.len() + c { 1.0 } else { 0.0 });
         let x = &projected * factor.solve(&wanted);
-        Ok((0..keys.len()).map(|column| (0..size).map(|row| x[(row, column)]).collect()).collect())
+        let vectors = (0..keys.len()).map(|column| (0..size).map(|row| x[(row, column)]).collect()).collect();
+        Ok(SolvedKeys { vectors, weight: ridge })
     }
 }
 
@@ -121,7 +125,7 @@ mod tests {
             assert_eq!(space.dimension(), SIZE - known);
             let (earlier, keys) = (vectors(1, 500), vectors(1, 900));
             let earlier: Vec<&[f64]> = earlier.iter().map(Vec::as_slice).collect();
-            let x = space.solve_with_keys(&earlier, &keys, 1e-9, "the keys").unwrap();
+            let x = space.solve_with_keys(&earlier, &keys, KeyWeight::Fixed(1e-9), "the keys").unwrap().vectors;
             for key in &preserved {
                 assert!(dot(&x[0], key).abs() < 1e-4, "{known} preserved: {}", dot(&x[0], key));
             }
@@ -134,7 +138,7 @@ mod tests {
         let space = NullSpace::of(&moments(&vectors(3, 0)), 1e-3, "layer 3").unwrap();
         let (earlier, keys, ridge) = (vectors(2, 500), vectors(2, 900), 0.7);
         let earlier_columns: Vec<&[f64]> = earlier.iter().map(Vec::as_slice).collect();
-        let x = space.solve_with_keys(&earlier_columns, &keys, ridge, "the keys").unwrap();
+        let x = space.solve_with_keys(&earlier_columns, &keys, KeyWeight::Fixed(ridge), "the keys").unwrap().vectors;
         // P from the space's own basis, and then the equation as it stands.
         let outer = &space.basis * space.basis.transpose();
         let p = |r: usize, c: usize| if space.is_complement { f64::from(u8::from(r == c)) - outer[(r, c)] } else { outer[(r, c)] };

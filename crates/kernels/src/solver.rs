@@ -3,10 +3,21 @@ use faer::{Mat, Side};
 
 use easyedit_core::{Error, Result};
 
+use crate::KeyWeight;
+
 /// Ridge of the first retry, as a share of the mean of the diagonal; each further retry takes ten times as much.
 const FIRST_RIDGE: f64 = 1e-10;
 /// Retries before giving up.
 const RETRIES: usize = 8;
+
+/// What answers the keys of new facts in a layer.
+#[derive(Clone, Debug)]
+pub struct SolvedKeys {
+    /// One vector per key, of the key's width: a change `Σ r xᵀ` of a weight answers key k with `Σ r (xᵀ k)`.
+    pub vectors: Vec<Vec<f64>>,
+    /// The weight of what is kept against the keys.
+    pub weight: f64,
+}
 
 /// A Cholesky factor of a symmetric positive definite matrix, in f64: factored once, solved with many times.
 #[derive(Debug)]
@@ -56,7 +67,7 @@ impl Cholesky {
     ///
     /// # Shapes
     ///
-    /// `keys` and the result: as many columns as keys, each of the matrix's size.
+    /// `keys` and the vectors of the result: as many as keys, each of the matrix's size.
     ///
     /// # Errors
     ///
@@ -65,15 +76,16 @@ impl Cholesky {
     /// # Source
     ///
     /// Meng et al., "Mass-Editing Memory in a Transformer", equation 14, with `w` the weight of the second moment.
-    pub fn solve_with_keys(&self, weight: f64, keys: &[Vec<f64>], what: &str) -> Result<Vec<Vec<f64>>> {
+    pub fn solve_with_keys(&self, weight: KeyWeight, keys: &[Vec<f64>], what: &str) -> Result<SolvedKeys> {
         let (size, count) = (keys.first().map_or(0, Vec::len), keys.len());
         let k = Mat::from_fn(size, count, |row, column| keys[column][row]);
         let y = self.factor.solve(&k);
         let gram = k.transpose() * &y;
+        let weight = weight.resolve(&gram, what)?;
         let ridge = |r: usize, c: usize| if r == c { weight } else { 0.0 };
         let small = Self::new(count, |r, c| 0.5 * (gram[(r, c)] + gram[(c, r)]) + ridge(r, c), what)?;
         let x = small.factor.solve(y.transpose());
-        Ok((0..count).map(|key| (0..size).map(|row| x[(key, row)]).collect()).collect())
+        Ok(SolvedKeys { vectors: (0..count).map(|key| (0..size).map(|row| x[(key, row)]).collect()).collect(), weight })
     }
 
     /// What was added to the diagonal; 0 unless the matrix was not positive definite.
@@ -108,7 +120,7 @@ mod tests {
         };
         for count in [1, 3, 12] {
             let keys: Vec<Vec<f64>> = (0..count).map(|key| (0..size).map(|row| noise(1000 + key * 53 + row * 29)).collect()).collect();
-            let x = Cholesky::new(size, a, "a").unwrap().solve_with_keys(weight, &keys, "keys").unwrap();
+            let x = Cholesky::new(size, a, "a").unwrap().solve_with_keys(KeyWeight::Fixed(weight), &keys, "keys").unwrap().vectors;
             let entry = |r: usize, c: usize| weight * a(r, c) + keys.iter().map(|key| key[r] * key[c]).sum::<f64>();
             let whole = Cholesky::new(size, entry, "the whole").unwrap();
             for (key, x) in keys.iter().zip(&x) {
@@ -124,11 +136,29 @@ mod tests {
         let noise = |i: usize| ((i * 7919 + 13) % 101) as f64 / 50.0 - 1.0;
         let keys: Vec<Vec<f64>> = (0..3).map(|key| (0..6).map(|row| noise(key * 53 + row * 29)).collect()).collect();
         let a = |r: usize, c: usize| if r == c { 1.0 + r as f64 } else { 0.1 };
-        let x = Cholesky::new(6, a, "a").unwrap().solve_with_keys(0.0, &keys, "keys").unwrap();
+        let x = Cholesky::new(6, a, "a").unwrap().solve_with_keys(KeyWeight::Fixed(0.0), &keys, "keys").unwrap().vectors;
         for (i, x) in x.iter().enumerate() {
             for (j, key) in keys.iter().enumerate() {
                 let answer: f64 = x.iter().zip(key).map(|(x, k)| x * k).sum();
                 assert!((answer - f64::from(u8::from(i == j))).abs() < 1e-9, "{i}, {j}: {answer}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_weight_by_rule_writes_the_wanted_share() {
+        let noise = |i: usize| ((i * 7919 + 13) % 101) as f64 / 50.0 - 1.0;
+        let a = |r: usize, c: usize| if r == c { 1.0 + r as f64 } else { 0.1 };
+        let solver = Cholesky::new(6, a, "a").unwrap();
+        for count in [1, 4] {
+            let keys: Vec<Vec<f64>> = (0..count).map(|key| (0..6).map(|row| noise(key * 53 + row * 29)).collect()).collect();
+            for share in [0.3, 0.9] {
+                let solved = solver.solve_with_keys(KeyWeight::ForShare(share), &keys, "keys").unwrap();
+                let written = |(x, k): (&Vec<f64>, &Vec<f64>)| x.iter().zip(k).map(|(x, k)| x * k).sum::<f64>();
+                let mean = solved.vectors.iter().zip(&keys).map(written).sum::<f64>() / count as f64;
+                assert!((mean - share).abs() < 1e-6, "{count} keys: {mean} instead of {share}");
+                let again = solver.solve_with_keys(KeyWeight::Fixed(solved.weight), &keys, "keys").unwrap();
+                assert_eq!(again.vectors, solved.vectors);
             }
         }
     }

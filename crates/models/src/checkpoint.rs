@@ -152,7 +152,7 @@ impl CheckpointFiles for GgufCheckpoint {
     }
 
     fn tokenizer(&self) -> Result<Tokenizer> {
-        Ok(Tokenizer::new(self.file.tokenizer()?, self.file.eos_ids()?))
+        Ok(Tokenizer::new(self.file.tokenizer()?, self.file.eos_ids()?).with_origin(self.file.path()))
     }
 
     fn companions(&self) -> Result<BTreeMap<String, Vec<u8>>> {

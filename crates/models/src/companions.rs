@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::json_file::read_small_file;
+use easyedit_core::read_input;
+
 use crate::safetensors_source::INDEX_FILE;
 use crate::{Error, Result};
 
@@ -21,7 +22,7 @@ pub(crate) fn carried_files(path: &Path, sharded: bool) -> Result<BTreeMap<Strin
         let Ok(metadata) = std::fs::metadata(entry.path()) else { continue };
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
         if metadata.is_file() && metadata.len() <= MAX_COMPANION_BYTES && is_companion(&name, sharded) {
-            files.insert(name, read_small_file(&entry.path())?);
+            files.insert(name, read_input(&entry.path(), MAX_COMPANION_BYTES)?);
         }
     }
     Ok(files)

@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use easyedit_core::read_input;
 use serde_json::Value;
 
 use crate::{Error, Result};
@@ -8,7 +9,7 @@ use crate::{Error, Result};
 const MAX_DIMENSION: u64 = 1_000_000;
 /// Largest vocabulary or context length that is believed.
 const MAX_ROWS: u64 = 1_000_000_000;
-/// Largest `config.json` that is read, in bytes.
+/// Largest `config.json` that is read, in bytes: the longest list labels or languages, in less than one megabyte.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// A model's `config.json`: what its architecture is, as Hugging Face writes it.
@@ -28,12 +29,8 @@ impl ModelConfig {
     ///
     /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is not a JSON object with a `model_type`.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
-        if bytes > MAX_FILE_BYTES {
-            return Err(Error::format(path, format!("{bytes} bytes are too many for a model's configuration")));
-        }
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-        let value = serde_json::from_str(&text).map_err(|e| Error::format(path, format!("not valid JSON: {e}")))?;
+        let value =
+            serde_json::from_slice(&read_input(path, MAX_FILE_BYTES)?).map_err(|e| Error::format(path, format!("not valid JSON: {e}")))?;
         Self::new(value, path)
     }
 

@@ -43,7 +43,7 @@ pub enum Error {
     NotFound(String),
     /// An error of the contracts.
     #[error(transparent)]
-    Core(#[from] easyedit_core::Error),
+    Core(easyedit_core::Error),
 }
 
 impl Error {
@@ -63,10 +63,22 @@ impl Error {
     }
 }
 
+impl From<easyedit_core::Error> for Error {
+    fn from(error: easyedit_core::Error) -> Self {
+        match error {
+            easyedit_core::Error::Io { action, path, source } => Self::Io { action, path, source },
+            easyedit_core::Error::Format { path, message } => Self::Format { path, message },
+            other => Self::Core(other),
+        }
+    }
+}
+
 impl From<Error> for easyedit_core::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Core(core) => core,
+            Error::Io { action, path, source } => Self::Io { action, path, source },
+            Error::Format { path, message } => Self::Format { path, message },
             other => Self::other(other),
         }
     }

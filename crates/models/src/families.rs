@@ -90,7 +90,21 @@ pub fn load_model(
     tokenizer: Tokenizer,
     device: &Device,
 ) -> Result<Box<dyn LanguageModel>> {
-    (family(config.model_type())?.load)(ModelSource { config, name, tensors, tokenizer, device })
+    let family = family(config.model_type())?;
+    check_layers(config, family.keys.n_layers, tensors)?;
+    (family.load)(ModelSource { config, name, tensors, tokenizer, device })
+}
+
+/// Checks a number of layers against the tensors that are stored, before anything is made for each layer.
+pub(crate) fn check_layers(config: &ModelConfig, key: &str, tensors: &dyn TensorSource) -> Result<()> {
+    let stored = tensors.names().len();
+    // A source that makes its tensors up lists none.
+    match config.optional_dimension(key)? {
+        Some(layers) if stored > 0 && layers > stored => {
+            Err(config.error(key, format!("is {layers}, but {} holds only {stored} tensors", tensors.path().display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The name under which a checkpoint stores parameter `name` of a model of type `model_type`: some leave out what all names begin

@@ -1,34 +1,14 @@
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
+use easyedit_core::read_input;
 use serde_json::Value;
 
 use crate::{Error, Result};
 
-/// No JSON file of a checkpoint is larger: tokenizers of a quarter of a million tokens take about 40 MB.
-const MAX_JSON_BYTES: u64 = 512 << 20;
-
-/// Opens a regular file: a pipe or a device would be waited on for ever.
-pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
-    let metadata = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
-    if !metadata.is_file() {
-        return Err(Error::format(path, "is not a regular file"));
-    }
-    let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-    Ok((file, metadata.len()))
-}
-
-/// The bytes of a small file of a checkpoint.
-pub(crate) fn read_small_file(path: &Path) -> Result<Vec<u8>> {
-    let (file, length) = open_regular(path)?;
-    if length > MAX_JSON_BYTES {
-        return Err(Error::format(path, format!("is too large to be what its name says ({length} bytes)")));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_JSON_BYTES).read_to_end(&mut bytes).map_err(|e| Error::io("read", path, e))?;
-    Ok(bytes)
-}
+/// No JSON file of a checkpoint but its tokenizer is larger: the index of a hundred thousand tensors takes 9 MB.
+pub(crate) const MAX_JSON_BYTES: u64 = 32 << 20;
+/// No file of weights is larger. Such files are mapped, not read, so their size costs no memory.
+pub(crate) const MAX_WEIGHT_BYTES: u64 = 16 << 40;
 
 /// The content of a JSON file of a checkpoint or an adapter, whose outermost value is an object.
 ///
@@ -36,7 +16,7 @@ pub(crate) fn read_small_file(path: &Path) -> Result<Vec<u8>> {
 ///
 /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is no regular file, absurdly large, or holds anything else.
 pub fn read_json_object(path: &Path) -> Result<Value> {
-    let bytes = read_small_file(path)?;
+    let bytes = read_input(path, MAX_JSON_BYTES)?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|e| Error::format(path, format!("is not JSON: {e}; fetch it again")))?;
     if value.is_object() { Ok(value) } else { Err(Error::format(path, "does not hold a JSON object; fetch it again")) }
 }

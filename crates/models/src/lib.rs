@@ -47,6 +47,7 @@ mod tensor_checks;
 mod text_encoder;
 #[doc(hidden)]
 pub mod tiny;
+mod tokenizer_checks;
 mod tokenizer_files;
 mod tokenizer_parts;
 mod verify;
@@ -61,7 +62,10 @@ pub use json_file::read_json_object;
 pub use pytorch::{PYTORCH_FILE, PYTORCH_INDEX_FILE, PytorchFolder, PytorchSource};
 pub use resolve::{ModelLocation, ModelSettings, ShortName, cache_folder, resolve_model, resolve_model_with, short_names};
 pub use safetensors_source::{INDEX_FILE, SINGLE_FILE, SafetensorsSource, Shard, StoredTensor};
-pub use save::{PROVENANCE_FILE, SavedCheckpoint, SavedTensor, check_output, save_checkpoint, save_checkpoint_into};
+pub use save::{
+    PROVENANCE_FILE, Restored, Reverted, SavedCheckpoint, SavedTensor, Way, check_output, check_output_folder, revert, save_checkpoint,
+    save_checkpoint_into, save_reverted_into,
+};
 pub use shape::Shape;
 pub use source::TensorSource;
 pub use text_encoder::{TextEncoder, is_text_encoder, load_text_encoder, text_encoder_types};

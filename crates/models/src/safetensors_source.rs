@@ -2,10 +2,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use easyedit_core::open_input;
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
-use crate::json_file::open_regular;
+use crate::json_file::MAX_WEIGHT_BYTES;
 use crate::pytorch::PYTORCH_FILE;
 use crate::shard_index::ShardIndex;
 use crate::tensor_checks::{check_shape, missing, weight_type, widen};
@@ -43,7 +44,7 @@ pub struct Shard {
 
 impl Shard {
     fn open(path: &Path) -> Result<(Self, Vec<(String, safetensors::tensor::TensorInfo)>)> {
-        let (file, length) = open_regular(path)?;
+        let (file, length) = open_input(path, MAX_WEIGHT_BYTES)?;
         if length < LENGTH_BYTES as u64 {
             return Err(Error::format(path, format!("is not a safetensors file: it has only {length} bytes; fetch it again")));
         }

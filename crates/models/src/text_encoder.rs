@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 use crate::activation::Activation;
 use crate::decoder::check_ids;
-use crate::families::check_tokenizer;
+use crate::families::{check_layers, check_tokenizer};
 use crate::loader::Loader;
 use crate::post_norm::{Names, PostNormEncoder};
 use crate::shape::ShapeKeys;
@@ -229,6 +229,7 @@ pub fn load_text_encoder(
     device: &Device,
 ) -> Result<TextEncoder> {
     let family = family(config.model_type())?;
+    check_layers(config, family.keys.n_layers, tensors)?;
     let shape = Shape::read(config, &family.keys)?;
     check_tokenizer(config, &tokenizer, shape.vocab_size)?;
     let positions = config.text_or("position_embedding_type", "absolute")?;

@@ -15,7 +15,7 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerImpl};
 
-use crate::{Error, ModelConfig, Result, Shape, TensorSource, load_model, new_config};
+use crate::{Error, ModelConfig, Result, SINGLE_FILE, SafetensorsSource, Shape, TensorSource, WeightType, load_model, new_config};
 
 /// The token that ends a text, and its id; the ids below it are the bytes'.
 const END_OF_TEXT: (&str, u32) = ("<|endoftext|>", 256);
@@ -134,6 +134,37 @@ pub fn write_tiny_checkpoint(family: &str, seed: u64, folder: &Path) -> Result<(
     }
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     write("model.safetensors", &safetensors::serialize(views, Some(metadata)).map_err(broken)?)
+}
+
+/// Writes the checkpoint in `from` to the folder `to` with all of its floating-point tensors in `kind`, in one file.
+///
+/// # Errors
+///
+/// If the checkpoint is damaged, or the folder cannot be written.
+pub fn convert_checkpoint(from: &Path, to: &Path, kind: WeightType) -> Result<()> {
+    std::fs::create_dir_all(to).map_err(|e| Error::io("create", to, e))?;
+    for (name, bytes) in crate::companions::carried_files(from, false)? {
+        write_atomically(&to.join(name), |file| file.write_all(&bytes))?;
+    }
+    let source = SafetensorsSource::open(from)?;
+    let path = to.join(SINGLE_FILE);
+    let broken = |e: safetensors::SafeTensorError| Error::format(&path, e.to_string());
+    let mut parts = Vec::new();
+    for (name, tensor) in source.tensors() {
+        let bytes = kind.narrow(&source.read(name, &tensor.shape)?);
+        parts.push((name, tensor.shape.clone(), bytes));
+    }
+    let dtype = match kind {
+        WeightType::F32 => Dtype::F32,
+        WeightType::F16 => Dtype::F16,
+        WeightType::Bf16 => Dtype::BF16,
+    };
+    let mut views = Vec::with_capacity(parts.len());
+    for (name, shape, bytes) in &parts {
+        views.push((*name, TensorView::new(dtype, shape.clone(), bytes).map_err(broken)?));
+    }
+    let bytes = safetensors::serialize(views, Some([("format".to_owned(), "pt".to_owned())].into())).map_err(broken)?;
+    Ok(write_atomically(&path, |file| file.write_all(&bytes))?)
 }
 
 /// Tensors that were drawn, by name: their shapes and values.

@@ -1,17 +1,19 @@
 use std::path::Path;
 
-use easyedit_core::Tokenizer;
-use serde::de::IgnoredAny;
+use easyedit_core::{Tokenizer, catch_panic, limit_patterns, read_input};
 use serde_json::Value;
 
-use crate::json_file::{read_json_object_if_present, read_small_file};
+use crate::json_file::read_json_object_if_present;
 use crate::sentencepiece::{self, CONVERT};
+use crate::tokenizer_checks::check;
 use crate::{Error, Result};
 
 /// The tokenizer of a Hugging Face folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// The tokenizers a folder may have instead, in SentencePiece's format; T5's is the second.
 pub const SENTENCEPIECE_FILES: [&str; 2] = ["tokenizer.model", "spiece.model"];
+/// No `tokenizer.json` is larger: that of a million pieces takes about 60 MB.
+const MAX_TOKENIZER_BYTES: u64 = 128 << 20;
 const GENERATION_CONFIG_FILE: &str = "generation_config.json";
 pub(crate) const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 const EOS_ID_KEY: &str = "eos_token_id";
@@ -26,13 +28,14 @@ const EOS_ID_KEY: &str = "eos_token_id";
 /// damaged.
 pub fn load_tokenizer(folder: &Path, config: &Value) -> Result<Tokenizer> {
     let tokenizer_config = read_json_object_if_present(&folder.join(TOKENIZER_CONFIG_FILE))?;
-    let path = folder.join(TOKENIZER_FILE);
-    let (inner, own_eos) = if path.exists() {
-        (read_fast_tokenizer(&path)?, None)
+    let fast = folder.join(TOKENIZER_FILE);
+    let (inner, own_eos, path) = if fast.exists() {
+        (read_fast_tokenizer(&fast)?, None, fast)
     } else {
         let path = SENTENCEPIECE_FILES.iter().map(|name| folder.join(name)).find(|path| path.exists());
         let path = path.ok_or_else(|| no_tokenizer(folder))?;
-        sentencepiece::load(&path, config, tokenizer_config.as_ref())?
+        let (inner, eos) = sentencepiece::load(&path, config, tokenizer_config.as_ref())?;
+        (inner, eos, path)
     };
 
     let mut eos = Vec::new();
@@ -50,16 +53,18 @@ pub fn load_tokenizer(folder: &Path, config: &Value) -> Result<Tokenizer> {
     if eos.is_empty() {
         eos.extend(own_eos);
     }
-    Ok(Tokenizer::new(inner, eos))
+    Ok(Tokenizer::new(inner, eos).with_origin(path))
 }
 
 fn read_fast_tokenizer(path: &Path) -> Result<tokenizers::Tokenizer> {
-    let bytes = read_small_file(path)?;
+    let bytes = read_input(path, MAX_TOKENIZER_BYTES)?;
     let damaged = |what: &dyn std::fmt::Display| Error::format(path, format!("is not a tokenizer: {what}; fetch it again"));
-    // The tokenizers crate panics on some damaged files instead of returning an error; most of those are not JSON at all.
-    serde_json::from_slice::<IgnoredAny>(&bytes).map_err(|e| damaged(&e))?;
-    let parsed = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(&bytes));
-    parsed.map_err(|_| damaged(&"its parts contradict each other"))?.map_err(|e| damaged(&e))
+    // Added tokens are normalized when the tokenizer is built.
+    limit_patterns();
+    check(&bytes).map_err(|problem| damaged(&problem))?;
+    // The tokenizers crate panics on some damaged files instead of returning an error.
+    let parsed = catch_panic(|| tokenizers::Tokenizer::from_bytes(&bytes));
+    parsed.map_err(|panic| damaged(&format!("its parts contradict each other ({panic})")))?.map_err(|e| damaged(&e))
 }
 
 /// The text of a token as `tokenizer_config.json` writes it: a string, or an object with `content`.

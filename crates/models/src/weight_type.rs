@@ -45,6 +45,15 @@ impl WeightType {
         }
     }
 
+    /// Largest relative error of rounding a number to this type.
+    pub(crate) fn half_step(self) -> f64 {
+        match self {
+            Self::F32 => 2f64.powi(-24),
+            Self::F16 => 2f64.powi(-11),
+            Self::Bf16 => 2f64.powi(-8),
+        }
+    }
+
     /// The little-endian numbers in `bytes` as `f32`, and whether all of them are finite. Bytes behind the last whole number are
     /// left out.
     pub fn widen(self, bytes: &[u8]) -> (Vec<f32>, bool) {

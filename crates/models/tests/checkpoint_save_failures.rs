@@ -113,6 +113,38 @@ fn changes_that_do_not_fit_are_refused_before_anything_is_written() {
     fails(&dir, &changed(A, 3, 5, values(15, 0.0)), &[edit(B, 3, 5)], &out, &[B, "ROME"]);
 }
 
+/// What a kill leaves: the list of files, some of them in place, the others in the hidden folder.
+#[test]
+fn a_save_that_was_killed_between_two_moves_is_repeated_by_the_same_call() {
+    let dir = place(WeightType::F16);
+    let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
+    let checkpoint = Checkpoint::open(&dir.path().join("in")).unwrap();
+    let saved = save_checkpoint(&checkpoint, &changed(A, 3, 5, values(15, 1.0)), &[edit(A, 3, 5)], &whole).unwrap();
+    let (last, first): (Vec<&String>, Vec<&String>) = saved.files.iter().partition(|name| *name == "config.json");
+    let order: Vec<&String> = first.into_iter().chain(last).collect();
+    for moved in 0..=order.len() {
+        let staging = out.join(".easyedit-staging-killed");
+        fs::create_dir_all(&staging).unwrap();
+        fs::write(out.join("mine.edit.safetensors"), "mine").unwrap();
+        fs::write(out.join(easyedit_core::INCOMPLETE_FILE), serde_json::json!({ "files": order }).to_string()).unwrap();
+        for (number, name) in order.iter().enumerate() {
+            let place = if number < moved { &out } else { &staging };
+            fs::copy(whole.join(name), place.join(name)).unwrap();
+        }
+        check_output(&checkpoint, &out).unwrap();
+        save_checkpoint(&checkpoint, &changed(A, 3, 5, values(15, 1.0)), &[edit(A, 3, 5)], &out).unwrap();
+        let mut want = tree(&whole);
+        want.insert(whole.join("mine.edit.safetensors"), b"mine".into());
+        let inside = |tree: BTreeMap<std::path::PathBuf, Vec<u8>>, folder: &Path| -> BTreeMap<_, _> {
+            tree.into_iter().map(|(path, bytes)| (path.strip_prefix(folder).unwrap().to_owned(), bytes)).collect()
+        };
+        assert!(inside(tree(&out), &out) == inside(want, &whole), "after {moved} moves: {:?}", tree(&out).keys());
+        // Complete, it is refused as before.
+        assert!(check_output(&checkpoint, &out).unwrap_err().to_string().contains("already"));
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
 /// A checkpoint of another format whose last tensor cannot be read.
 struct Failing(HuggingFaceFolder);
 

@@ -4,6 +4,9 @@ use clap::{Args, ValueEnum};
 
 use super::ModelArgument;
 
+/// No weight has a higher rank.
+const MAX_RANK: i64 = 1 << 20;
+
 /// What edits are exported as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ExportFormat {
@@ -30,7 +33,7 @@ pub(crate) struct ExportArguments {
     #[arg(long, short, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Highest rank of a module: changes of higher rank, or of none, are replaced by the nearest ones of this rank
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_RANK))]
     pub(crate) rank: Option<u32>,
     /// What the adapter says it belongs to, a Hub id or a path; without it, the model's name or folder
     #[arg(long, value_name = "NAME")]

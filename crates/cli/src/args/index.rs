@@ -2,6 +2,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::count;
+
+/// Demonstrations that are shown at most; no file holds more.
+const MAX_NEAREST: usize = 1 << 24;
+
 #[derive(Debug, Args)]
 #[command(after_help = "The embeddings are kept in the user's cache folder, where `easyedit edit --method IKE` finds them.\n\n\
     Examples:\n  \
@@ -21,6 +26,6 @@ pub(crate) struct IndexArguments {
     #[arg(long, value_name = "TEXT")]
     pub(crate) nearest: Option<String>,
     /// How many of them
-    #[arg(short, value_name = "N", default_value_t = 16, requires = "nearest")]
+    #[arg(short, value_name = "N", default_value_t = 16, requires = "nearest", value_parser = count(1, MAX_NEAREST))]
     pub(crate) k: usize,
 }

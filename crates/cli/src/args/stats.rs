@@ -3,7 +3,16 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use easyedit::kernels::Shard;
 
-use super::positive;
+use super::{count, positive};
+
+/// No corpus has more tokens.
+const MAX_TOKENS: usize = 1 << 40;
+/// No corpus has more documents.
+const MAX_DOCUMENTS: usize = 1 << 32;
+/// A chunk of a million tokens takes gigabytes in every model.
+const MAX_CHUNK_TOKENS: usize = 1 << 20;
+/// Nobody has more machines.
+const MAX_SHARDS: usize = 1 << 20;
 
 #[derive(Debug, Args)]
 #[command(
@@ -45,10 +54,10 @@ pub(crate) struct CollectArguments {
     #[arg(long, value_name = "TEXT")]
     pub(crate) corpus: Option<PathBuf>,
     /// Tokens to count at most
-    #[arg(long, value_name = "N", value_parser = above_zero)]
+    #[arg(long, value_name = "N", value_parser = count(1, MAX_TOKENS))]
     pub(crate) tokens: Option<usize>,
     /// Documents to read at most (EasyEdit's mom2_n_samples)
-    #[arg(long, value_name = "N", value_parser = above_zero)]
+    #[arg(long, value_name = "N", value_parser = count(1, MAX_DOCUMENTS))]
     pub(crate) samples: Option<usize>,
     /// YAML file whose layers, corpus, number of samples and dtype are used
     #[arg(long, value_name = "FILE")]
@@ -66,7 +75,7 @@ pub(crate) struct CollectArguments {
     #[arg(long, value_name = "DIR")]
     pub(crate) export_npz: Option<PathBuf>,
     /// Tokens run at once; chosen by the model's widths otherwise
-    #[arg(long, value_name = "N", value_parser = above_zero)]
+    #[arg(long, value_name = "N", value_parser = count(1, MAX_CHUNK_TOKENS))]
     pub(crate) chunk_tokens: Option<usize>,
     /// Seconds between two checkpoints, at which a run that was interrupted goes on; 0 makes one after every chunk
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = not_negative)]
@@ -98,12 +107,8 @@ pub(crate) struct ImportArguments {
     #[arg(long, value_name = "NAME")]
     pub(crate) corpus: Option<String>,
     /// Number of documents (mom2_n_samples), if the file does not say it
-    #[arg(long, value_name = "N", value_parser = above_zero)]
+    #[arg(long, value_name = "N", value_parser = count(1, MAX_DOCUMENTS))]
     pub(crate) samples: Option<usize>,
-}
-
-fn above_zero(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "it must be a whole number above 0".into())
 }
 
 fn not_negative(text: &str) -> Result<f64, String> {
@@ -115,7 +120,8 @@ fn not_negative(text: &str) -> Result<f64, String> {
 
 fn shard(text: &str) -> Result<Shard, String> {
     let parts = text.split_once('/').and_then(|(index, of)| Shard::new(index.trim().parse().ok()?, of.trim().parse().ok()?));
-    parts.ok_or_else(|| "write I/N with I from 1 to N, e.g. 2/8".into())
+    let parts = parts.filter(|shard| shard.of() <= MAX_SHARDS);
+    parts.ok_or_else(|| format!("write I/N with I from 1 to N and N up to {MAX_SHARDS}, e.g. 2/8"))
 }
 
 #[cfg(test)]
@@ -125,14 +131,13 @@ mod tests {
     #[test]
     fn shards_are_counted_from_one() {
         assert_eq!(shard("2/8").unwrap(), Shard::new(2, 8).unwrap());
-        for wrong in ["0/8", "9/8", "2", "a/b", "1/0", "-1/2"] {
+        for wrong in ["0/8", "9/8", "2", "a/b", "1/0", "-1/2", "1/99999999"] {
             assert!(shard(wrong).unwrap_err().contains("from 1 to N"), "{wrong}");
         }
     }
 
     #[test]
     fn numbers_are_checked() {
-        assert!(above_zero("0").is_err() && above_zero("7") == Ok(7));
         assert!(not_negative("-1").is_err() && not_negative("NaN").is_err() && not_negative("1e99").is_err());
         assert_eq!((not_negative("0"), not_negative("2.5")), (Ok(0.0), Ok(2.5)));
     }

@@ -6,6 +6,15 @@ use clap::{Args, ValueEnum};
 
 use super::{ModelArgument, positive};
 
+/// No file of facts holds more.
+const MAX_FACTS: i64 = 1 << 24;
+/// Corrupted passes of a fact; the mean of ten thousand is sure to a hundredth of the spread.
+const MAX_SAMPLES: i64 = 10_000;
+/// No model has more layers.
+const MAX_WINDOW: i64 = 1 << 20;
+/// A batch of a million tokens takes gigabytes in every model.
+const MAX_BATCH_TOKENS: i64 = 1 << 20;
+
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     easyedit trace --model smollm2-135m --plot eiffel.svg \\\n      \
@@ -29,22 +38,22 @@ pub(crate) struct TraceArguments {
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     pub(crate) requests: Option<PathBuf>,
     /// Trace the first N facts of the file that the model knows
-    #[arg(long, value_name = "N", requires = "requests", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "requests", value_parser = clap::value_parser!(u32).range(1..=MAX_FACTS))]
     pub(crate) facts: Option<u32>,
     /// What to restore
     #[arg(long, value_enum, value_name = "WHAT", value_delimiter = ',', default_values_t = [States::Hidden, States::Mlp, States::Attention])]
     pub(crate) restore: Vec<States>,
     /// Corrupted passes of each fact, with noise of their own
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MAX_SAMPLES))]
     pub(crate) samples: u32,
     /// Strength of the noise, in standard deviations of the subjects' embeddings
     #[arg(long, value_name = "F", default_value = "3", value_parser = positive)]
     pub(crate) noise: f64,
     /// Neighbouring layers whose MLP or attention outputs are restored together [default: 10 of 48, in proportion]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_WINDOW))]
     pub(crate) window: Option<u32>,
     /// Tokens of one batch at most; smaller needs less memory
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH_TOKENS))]
     pub(crate) batch_tokens: u32,
     /// File for a heat map, .svg or .png: of the fact, or of the averages over several
     #[arg(long, value_name = "FILE")]

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{Context, changed_weights, check_weights_only, load_edits};
 use crate::args::ApplyArguments;
+use crate::output::visible_path;
 
 pub(super) fn run(context: &Context, arguments: &ApplyArguments) -> Result<()> {
     context.check_device()?;
@@ -20,7 +21,7 @@ pub(super) fn run(context: &Context, arguments: &ApplyArguments) -> Result<()> {
     let _applied = apply_all(&edits, &mut *model)?;
     let changed = changed_weights(&*model, &edits)?;
     let saved = save_checkpoint_into(&checkpoint, &changed, &edits, &folder)?;
-    let value = json!({ "checkpoint": saved.folder, "files": saved.files, "tensors": saved.tensors });
+    let value = json!({ "checkpoint": visible_path(&saved.folder), "files": saved.files, "tensors": saved.tensors });
     context.output.print(&value, || {
         let mut text = format!("{} edit(s) applied to {}\n", edits.len(), checkpoint.name());
         for tensor in &saved.tensors {

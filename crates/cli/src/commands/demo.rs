@@ -69,6 +69,7 @@ pub(super) fn run(context: &Context, arguments: &DemoArguments) -> Result<()> {
         entry: *easyedit::registry().get(DEMO.method)?,
         hparams: None,
         requests: vec![DEMO.request()],
+        requests_file: None,
         mode: Mode::Independent,
         corpus: None,
         demonstrations: None,

@@ -1,32 +1,35 @@
-//! The output folder of an edit: checked and claimed before the work begins, written when it is done.
+//! The output folder of an edit: checked and claimed before the work begins, filled as edits are made.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use easyedit::models::{Checkpoint, check_output, save_checkpoint_into};
-use easyedit::{EDIT_FILE_SUFFIX, Edit, OutputFolder};
+use easyedit::{Edit, EditFolder, EditStore, Error, LanguageModel, OutputFolder};
 use serde::Serialize;
 
 use super::changed_weights;
+use super::run::MOST_SHOWN;
 use crate::args::{OutputArguments, Save};
 use crate::failure::UsageError;
-
-/// Longest part of an edit file's name that comes from its subject, in characters.
-const MAX_SLUG: usize = 40;
+use crate::interrupt;
+use crate::output::{serialize_path, serialize_paths};
 
 /// Where results go.
 pub(super) struct Destination {
     folder: OutputFolder,
     save: Save,
+    overwrite: bool,
 }
 
 /// What was written.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Saved {
     /// Edit files.
+    #[serde(serialize_with = "serialize_paths")]
     pub(super) edits: Vec<PathBuf>,
     /// Folder of the edited checkpoint.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_path")]
     pub(super) checkpoint: Option<PathBuf>,
 }
 
@@ -40,67 +43,99 @@ impl Destination {
         } else if is_same_folder(checkpoint.path(), out) {
             return Err(UsageError(format!("{} is the model's own folder; choose another --out", out.display())).into());
         }
-        Ok(Some(Self { folder: OutputFolder::claim(out)?, save }))
+        Ok(Some(Self { folder: OutputFolder::claim(out)?, save, overwrite: arguments.overwrite }))
     }
 
-    /// Writes the edits, and `edited` as a checkpoint, as far as they are wanted.
-    pub(super) fn save(
+    /// Writes the checkpoint, if it is wanted, and says what was written.
+    pub(super) fn finish(
         &self,
         checkpoint: &Checkpoint,
-        edits: &[Edit],
-        edited: impl FnOnce() -> easyedit::Result<Box<dyn easyedit::LanguageModel>>,
+        edits: &EditKeeper,
+        edited: impl FnOnce() -> easyedit::Result<Box<dyn LanguageModel>>,
     ) -> Result<Saved> {
-        let mut saved = Saved::default();
-        if self.save.checkpoint() {
-            let changed = changed_weights(&*edited()?, edits)?;
-            saved.checkpoint = Some(save_checkpoint_into(checkpoint, &changed, edits, &self.folder)?.folder);
-        }
-        if self.save.edit() {
-            for edit in edits {
-                let path = self.folder.path().join(file_name(edit));
-                edit.save(&path)?;
-                saved.edits.push(path);
-            }
+        let mut saved = Saved { edits: edits.files(), checkpoint: None };
+        if self.save.checkpoint() && !edits.is_empty() {
+            let all: Vec<Edit> = (0..edits.len()).map(|index| Ok(edits.get(index)?.into_owned())).collect::<easyedit::Result<_>>()?;
+            let changed = changed_weights(&*edited()?, &all)?;
+            saved.checkpoint = Some(save_checkpoint_into(checkpoint, &changed, &all, &self.folder)?.folder);
         }
         Ok(saved)
     }
 }
 
-fn is_same_folder(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+/// Where the edits of a run are while it goes on.
+pub(super) enum EditKeeper {
+    /// Each in a file as soon as it is made.
+    Files(EditFolder),
+    /// In memory: they are shown, or become a checkpoint at the end.
+    Memory(Vec<Edit>),
+    /// Nowhere: only counted.
+    Nowhere(usize),
 }
 
-/// `rome-7-the-eiffel-tower.edit.safetensors`; `rome-batch-of-20...` for an edit of several facts.
-fn file_name(edit: &Edit) -> String {
-    let what = match edit.requests.as_slice() {
-        [one] => format!("{}-{}", one.case_id, slug(one.subject.as_deref().unwrap_or(&one.prompt))),
-        many => format!("batch-of-{}", many.len()),
-    };
-    format!("{}-{}{EDIT_FILE_SUFFIX}", edit.method.to_lowercase(), what.trim_end_matches('-'))
-}
-
-/// Lower-case letters, digits and single hyphens.
-fn slug(text: &str) -> String {
-    let mut slug = String::new();
-    for c in text.to_lowercase().chars().take(MAX_SLUG) {
-        if c.is_alphanumeric() {
-            slug.push(c);
-        } else if !slug.is_empty() && !slug.ends_with('-') {
-            slug.push('-');
+impl EditKeeper {
+    /// The keeper for a run that makes `edits` edits at most.
+    pub(super) fn new(destination: Option<&Destination>, edits: usize) -> Self {
+        match destination {
+            Some(Destination { folder, save, overwrite }) if save.edit() => Self::Files(EditFolder::new(folder.path(), edits, *overwrite)),
+            Some(_) => Self::Memory(Vec::new()),
+            None if edits <= MOST_SHOWN => Self::Memory(Vec::new()),
+            None => Self::Nowhere(0),
         }
     }
-    slug.trim_end_matches('-').to_owned()
+
+    fn files(&self) -> Vec<PathBuf> {
+        if let Self::Files(folder) = self { folder.files() } else { Vec::new() }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_safe_for_any_subject() {
-        assert_eq!(slug("The Eiffel Tower"), "the-eiffel-tower");
-        assert_eq!(slug("../../etc/passwd"), "etc-passwd");
-        assert_eq!(slug("Zürich"), "zürich");
-        assert_eq!(slug("/"), "");
+impl EditStore for EditKeeper {
+    fn push(&mut self, edit: Edit) -> easyedit::Result<()> {
+        match self {
+            Self::Files(folder) => {
+                folder.push(edit)?;
+                folder.files().last().into_iter().for_each(|path| interrupt::keep(path));
+                Ok(())
+            }
+            Self::Memory(edits) => EditStore::push(edits, edit),
+            Self::Nowhere(count) => {
+                *count += 1;
+                Ok(())
+            }
+        }
     }
+
+    fn pop(&mut self) -> easyedit::Result<()> {
+        match self {
+            Self::Files(folder) => {
+                folder.files().last().into_iter().for_each(|path| interrupt::forget(path));
+                folder.pop()
+            }
+            Self::Memory(edits) => EditStore::pop(edits),
+            Self::Nowhere(count) => {
+                *count = count.saturating_sub(1);
+                Ok(())
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Files(folder) => folder.len(),
+            Self::Memory(edits) => edits.len(),
+            Self::Nowhere(count) => *count,
+        }
+    }
+
+    fn get(&self, index: usize) -> easyedit::Result<Cow<'_, Edit>> {
+        match self {
+            Self::Files(folder) => folder.get(index),
+            Self::Memory(edits) => EditStore::get(edits, index),
+            Self::Nowhere(_) => Err(Error::Batch(format!("edit {index} was not kept; give --out to keep edits"))),
+        }
+    }
+}
+
+fn is_same_folder(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }

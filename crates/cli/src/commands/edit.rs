@@ -8,6 +8,7 @@ use super::requests::requests;
 use super::run::{Finished, Run};
 use super::{Context, check_corpus, check_file, ft_api};
 use crate::args::{EditArguments, EditMode};
+use crate::interrupt;
 use crate::output::{continuation_table, record_table, score_table};
 
 pub(super) fn run(context: &Context, arguments: &EditArguments) -> Result<()> {
@@ -37,12 +38,13 @@ pub(super) fn run(context: &Context, arguments: &EditArguments) -> Result<()> {
         entry,
         hparams,
         requests: requests(arguments)?,
+        requests_file: arguments.requests.as_deref(),
         mode: mode(arguments.mode),
         corpus: arguments.corpus.clone(),
         demonstrations: arguments.demonstrations.as_deref(),
         evaluate: !arguments.no_evaluation,
         output: &arguments.output,
-        report: arguments.report.as_deref(),
+        report: arguments.report.as_ref(),
         watched: Vec::new(),
     };
     let finished = run.execute(context)?;
@@ -54,6 +56,7 @@ pub(super) fn run(context: &Context, arguments: &EditArguments) -> Result<()> {
         "saved": finished.saved,
     });
     context.output.print(&value, || text(&finished))?;
+    interrupt::all_told();
     finished.check()
 }
 

@@ -5,10 +5,13 @@ use easyedit::{Edit, HparamsDocument};
 use serde_json::json;
 
 use super::Context;
+use super::outputs::check_outputs;
 use crate::args::ForgetArguments;
 use crate::failure::UsageError;
+use crate::output::visible_path;
 
 pub(super) fn run(context: &Context, arguments: &ForgetArguments) -> Result<()> {
+    check_outputs([("--out", Some(&arguments.out))], [arguments.file.as_path()])?;
     let file = arguments.file.display();
     let edit = Edit::load(&arguments.file)?;
     let cases: Vec<usize> = edit.requests.iter().map(|request| request.case_id).collect();
@@ -24,7 +27,7 @@ pub(super) fn run(context: &Context, arguments: &ForgetArguments) -> Result<()> 
     let fewer = method.forget(&edit, &forgotten)?;
     fewer.save(&arguments.out)?;
     let value = json!({
-        "edit": arguments.out,
+        "edit": visible_path(&arguments.out),
         "forgotten": forgotten.iter().map(|place| &edit.requests[*place]).collect::<Vec<_>>(),
         "requests": fewer.requests,
     });

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::Context;
 use crate::args::ImportAdapterArguments;
 use crate::failure::UsageError;
-use crate::output::{Align, Table};
+use crate::output::{Align, Table, visible_path};
 
 pub(super) fn run(context: &Context, arguments: &ImportAdapterArguments) -> Result<()> {
     context.check_device()?;
@@ -18,7 +18,7 @@ pub(super) fn run(context: &Context, arguments: &ImportAdapterArguments) -> Resu
     let model = context.load(&checkpoint)?;
     let edit = import(&arguments.adapter, &*model)?;
     edit.save(&arguments.out)?;
-    let value = json!({"edit": arguments.out, "model": edit.model, "diagnostics": edit.diagnostics});
+    let value = json!({"edit": visible_path(&arguments.out), "model": edit.model, "diagnostics": edit.diagnostics});
     context.output.print(&value, || {
         let mut table = Table::new(&[("tensor", Align::Left), ("rank", Align::Right)]);
         for (name, change) in &edit.deltas {

@@ -7,14 +7,15 @@ use easyedit::ike::{Demonstration, DemonstrationIndex, IkeHparams, Kind, Retriev
 use easyedit::{EditContext, TextCorpora};
 use serde_json::{Value, json};
 
-use super::{Context, check_file};
+use super::{Context, check_file, utf8_path};
 use crate::args::IndexArguments;
-use crate::output::{Align, Table, seconds};
+use crate::output::{Align, Table, seconds, visible_path};
 
 pub(super) fn run(context: &Context, arguments: &IndexArguments) -> Result<()> {
     check_file("--demonstrations", &arguments.demonstrations)?;
     let device = easyedit::device::select(&context.common.device)?;
-    let mut hparams = IkeHparams { train_data: Some(arguments.demonstrations.display().to_string()), ..IkeHparams::default() };
+    let records = utf8_path("--demonstrations", &arguments.demonstrations)?;
+    let mut hparams = IkeHparams { train_data: Some(records.to_owned()), ..IkeHparams::default() };
     if let Some(name) = &arguments.sentence_model {
         hparams.sentence_model_name.clone_from(name);
     }
@@ -40,7 +41,7 @@ pub(super) fn run(context: &Context, arguments: &IndexArguments) -> Result<()> {
         "kinds": counts().into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect::<serde_json::Map<String, Value>>(),
         "encoder": index.encoder(),
         "width": index.width(),
-        "file": index.file(),
+        "file": index.file().map(visible_path),
         "is_new": index.is_new(),
         "seconds": took,
         "nearest": shown.iter().map(|(one, chosen)| json!({

@@ -13,6 +13,7 @@ mod import;
 mod index;
 mod inspect;
 mod lists;
+mod outputs;
 mod perplexity;
 mod requests;
 mod revert;
@@ -120,6 +121,13 @@ fn check_weights_only(edits: &[Edit]) -> Result<()> {
 fn changed_weights(model: &dyn LanguageModel, edits: &[Edit]) -> Result<BTreeMap<ParamName, Matrix>> {
     let names = edits.iter().flat_map(|edit| edit.deltas.keys());
     names.map(|name| Ok((name.clone(), Matrix::from_tensor(&model.weight(name)?)?))).collect()
+}
+
+/// A path that goes into hyperparameters, which are text.
+fn utf8_path<'a>(flag: &str, path: &'a Path) -> Result<&'a str> {
+    path.to_str().ok_or_else(|| {
+        UsageError(format!("{flag} {}: hyperparameters name this file, so its name has to be UTF-8; rename it", path.display())).into()
+    })
 }
 
 /// Checks that a file a flag names is there.

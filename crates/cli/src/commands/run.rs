@@ -8,10 +8,12 @@ use easyedit::hparams::{FoundHparams, HparamsSource};
 use easyedit::{EditRequest, EditSession, Editor, EditorOptions, HparamsDocument, LanguageModel, MethodEntry, Mode, TextCorpora};
 
 use super::continuations::{Watched, compare};
-use super::destination::{Destination, Saved};
-use super::{Context, describe};
+use super::destination::{Destination, EditKeeper, Saved};
+use super::outputs::check_outputs;
+use super::{Context, describe, utf8_path};
 use crate::args::OutputArguments;
 use crate::failure::UsageError;
+use crate::interrupt;
 use crate::output::{Continuation, seconds};
 
 /// Key of the records that demonstrations are made of, in the hyperparameters of methods that have any.
@@ -26,20 +28,22 @@ pub(super) struct Run<'a> {
     /// Given hyperparameters, and the file they are from.
     pub(super) hparams: Option<(HparamsDocument, PathBuf)>,
     pub(super) requests: Vec<EditRequest>,
+    /// The file they are from, if they are from one.
+    pub(super) requests_file: Option<&'a Path>,
     pub(super) mode: Mode,
     pub(super) corpus: Option<PathBuf>,
     /// Records to take demonstrations from.
     pub(super) demonstrations: Option<&'a Path>,
     pub(super) evaluate: bool,
     pub(super) output: &'a OutputArguments,
-    pub(super) report: Option<&'a Path>,
+    pub(super) report: Option<&'a PathBuf>,
     /// Prompts to show besides those of the requests.
     pub(super) watched: Vec<Watched>,
 }
 
 /// What came out.
 pub(super) struct Finished {
-    pub(super) session: EditSession,
+    pub(super) session: EditSession<EditKeeper>,
     /// One line on the model.
     pub(super) model: String,
     pub(super) hparams: FoundHparams,
@@ -57,8 +61,9 @@ impl Run<'_> {
         }
         self.check_saving()?;
         let checkpoint = context.open(self.model)?;
+        check_outputs([("--report", self.report)], self.inputs().chain([checkpoint.path()]))?;
         let destination = Destination::claim(&checkpoint, self.output)?;
-        let mut report = self.report.map(ReportWriter::create).transpose()?;
+        let mut report = self.report.map(|path| ReportWriter::create(path)).transpose()?;
 
         let model = context.load(&checkpoint)?;
         let hparams = self.hparams(&*model)?;
@@ -79,21 +84,37 @@ impl Run<'_> {
             cache: Some(context.cache()),
         };
         let corpora = TextCorpora { corpus: self.corpus.clone() };
+        interrupt::resume("run the same command again to make the rest; an edit that is kept is not written twice");
         let mut editor = Editor::new(model, method, options);
+        let edits = EditKeeper::new(destination.as_ref(), if self.mode == Mode::Batch { 1 } else { self.requests.len() });
         let mut on_record = |record: &Record| match &mut report {
-            Some(report) => report.record(record),
+            Some(report) => {
+                report.record(record)?;
+                // Named once: the file that has the finished records so far.
+                interrupt::forget(report.partial_path());
+                interrupt::keep(report.partial_path());
+                Ok(())
+            }
             None => Ok(()),
         };
-        let session = editor.run(&self.requests, &corpora, context.progress(), &mut on_record)?;
-        if let Some(report) = report {
+        let session = editor.run_into(edits, &self.requests, &corpora, context.progress(), &mut on_record)?;
+        if let (Some(report), Some(path)) = (report, self.report) {
+            interrupt::forget(report.partial_path());
             report.finish(&session.summary)?;
+            interrupt::keep(path);
         }
-        let continuations = if self.evaluate { self.continuations(&session)? } else { Vec::new() };
         let saved = match &destination {
-            Some(destination) if !session.edits.is_empty() => destination.save(&checkpoint, &session.edits, || session.edited())?,
-            _ => Saved::default(),
+            Some(destination) => destination.finish(&checkpoint, &session.edits, || session.edited())?,
+            None => Saved::default(),
         };
-        Ok(Finished { session, model: told, hparams, continuations, saved, report: self.report.map(Path::to_owned) })
+        let continuations = if self.evaluate { self.continuations(&session)? } else { Vec::new() };
+        Ok(Finished { session, model: told, hparams, continuations, saved, report: self.report.cloned() })
+    }
+
+    /// The files it reads besides the model's.
+    fn inputs(&self) -> impl Iterator<Item = &Path> {
+        let hparams = self.hparams.as_ref().map(|(_, path)| path.as_path());
+        [self.requests_file, hparams, self.corpus.as_deref(), self.demonstrations].into_iter().flatten()
     }
 
     fn saves_checkpoint(&self) -> bool {
@@ -124,12 +145,12 @@ impl Run<'_> {
                 let message = format!("--demonstrations: {} takes none; leave it out, or choose a method that does (IKE)", self.entry.name);
                 return Err(UsageError(message).into());
             }
-            found.document.set(DEMONSTRATIONS, path.display().to_string());
+            found.document.set(DEMONSTRATIONS, utf8_path("--demonstrations", path)?);
         }
         Ok(found)
     }
 
-    fn continuations(&self, session: &EditSession) -> Result<Vec<Continuation>> {
+    fn continuations(&self, session: &EditSession<EditKeeper>) -> Result<Vec<Continuation>> {
         let edited: Vec<&Record> = session.records.iter().filter(|record| record.error.is_none()).collect();
         if edited.is_empty() || edited.len() > MOST_SHOWN {
             return Ok(Vec::new());

@@ -10,10 +10,12 @@ use easyedit::kernels::{
 use easyedit::{Corpora, HparamsDocument, LanguageModel, SAMPLE_CORPUS, TextCorpora};
 use serde_json::{Value, json};
 
+use super::outputs::check_outputs;
 use super::{Context, check_corpus, describe};
 use crate::args::{CollectArguments, ImportArguments, MergeArguments, StatsArguments, StatsCommand};
 use crate::failure::UsageError;
-use crate::output::{Align, Table, seconds};
+use crate::interrupt;
+use crate::output::{Align, Table, seconds, visible_path};
 
 /// What is collected over what.
 struct Settings {
@@ -43,6 +45,8 @@ fn collect(context: &Context, arguments: &CollectArguments) -> Result<()> {
         check_corpus("--corpus", corpus)?;
     }
     let checkpoint = context.open(&arguments.model)?;
+    let inputs = [Some(checkpoint.path()), arguments.hparams.as_deref(), arguments.corpus.as_deref()];
+    check_outputs([("--out", arguments.out.as_ref())], inputs.into_iter().flatten())?;
     let model = context.load(&checkpoint)?;
     let document = match (given, entry) {
         (Some(document), _) => Some(document),
@@ -59,6 +63,7 @@ fn collect(context: &Context, arguments: &CollectArguments) -> Result<()> {
         seed: MomentConfig::default().seed.wrapping_add(context.common.seed),
         ..MomentConfig::default()
     };
+    interrupt::resume("run the same command again: it goes on where it ended");
     let cache = context.cache();
     let samples = config.samples;
     let query = MomentQuery {
@@ -72,7 +77,7 @@ fn collect(context: &Context, arguments: &CollectArguments) -> Result<()> {
         let (chunks, all) = report.chunks;
         let value = json!({
             "model": model.spec().name, "corpus": settings.corpus, "seconds": started.elapsed().as_secs_f64(), "layers": settings.layers,
-            "shard": shard.to_string(), "tokens": report.tokens, "chunks": chunks, "all_chunks": all, "file": out,
+            "shard": shard.to_string(), "tokens": report.tokens, "chunks": chunks, "all_chunks": all, "file": visible_path(out),
         });
         return context.output.print(&value, || {
             let took = seconds(started.elapsed().as_secs_f64());
@@ -173,9 +178,9 @@ impl Row {
 fn values(rows: &[Row]) -> Vec<Value> {
     let value = |row: &Row| {
         let moments = &row.found.moments;
-        let mut value = json!({ "layer": row.layer, "tokens": moments.tokens(), "size": moments.size(), "file": row.found.file });
+        let mut value = json!({ "layer": row.layer, "tokens": moments.tokens(), "size": moments.size(), "file": row.found.file.as_deref().map(visible_path) });
         if let (Some(path), Some(map)) = (&row.exported, value.as_object_mut()) {
-            map.insert("npz".into(), json!(path));
+            map.insert("npz".into(), json!(visible_path(path)));
         }
         value
     };

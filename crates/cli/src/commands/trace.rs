@@ -9,6 +9,7 @@ use easyedit::trace::{suggest_layers, trace_facts, write_average_figure, write_f
 use easyedit::{HparamsDocument, LanguageModel, MethodEntry, write_atomically};
 use serde::Serialize;
 
+use super::outputs::check_outputs;
 use super::{Context, describe};
 use crate::args::{States, TraceArguments};
 use crate::failure::UsageError;
@@ -43,6 +44,14 @@ pub(super) fn run(context: &Context, arguments: &TraceArguments) -> Result<()> {
     }
     let facts = facts(arguments)?;
     let checkpoint = context.open(&arguments.model.model)?;
+    check_outputs(
+        [
+            ("--plot", arguments.plot.as_ref()),
+            ("--report", arguments.report.as_ref()),
+            ("--write-hparams", arguments.write_hparams.as_ref()),
+        ],
+        [Some(checkpoint.path()), arguments.requests.as_deref()].into_iter().flatten(),
+    )?;
     let model = context.load(&checkpoint)?;
     let started = std::time::Instant::now();
     let report = trace_facts(&*model, &facts, &options, context.progress())?;

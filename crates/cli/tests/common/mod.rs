@@ -3,9 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
-use assert_cmd::Command;
 use tempfile::TempDir;
 
 /// The weight that the tests edit.
@@ -72,8 +71,13 @@ impl Sandbox {
 
     /// Runs the program with more environment variables.
     pub fn run_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Run {
-        let output = Command::cargo_bin("easyedit")
-            .unwrap()
+        Run(self.command().envs(variables.iter().copied()).args(arguments).output().unwrap())
+    }
+
+    /// The program as [`run`](Self::run) runs it, without arguments.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin("easyedit"));
+        command
             .current_dir(self.0.path())
             .env_clear()
             .env("PATH", "")
@@ -81,12 +85,8 @@ impl Sandbox {
             .env("EASYEDIT_CACHE", self.path("cache"))
             .env("HF_HOME", self.path("hf"))
             .env("HF_HUB_OFFLINE", "1")
-            .env("NO_COLOR", "1")
-            .envs(variables.iter().copied())
-            .args(arguments)
-            .output()
-            .unwrap();
-        Run(output)
+            .env("NO_COLOR", "1");
+        command
     }
 
     /// Runs `edit` with a good request, the tiny hyperparameters and more flags.
@@ -117,7 +117,7 @@ fn list(folder: &Path, all: &mut BTreeSet<PathBuf>) {
 }
 
 /// What a run of the program came to.
-pub struct Run(Output);
+pub struct Run(pub Output);
 
 impl Run {
     pub fn code(&self) -> i32 {

@@ -1,7 +1,10 @@
 use easyedit_core::tokens::FactToken;
 use easyedit_core::{ModelSpec, Result};
 
-use crate::{MomentNeeds, ValueConfig, ValueSite, above_zero, at_least_one, below_one, zero_or_more};
+use crate::{
+    MomentNeeds, ValueConfig, ValueSite, above_zero, at_least_one, at_most, below_one, ceilings, layers_within, templates_within,
+    zero_or_more,
+};
 
 /// The optimisation of a value ends when the loss is below it.
 const LOSS_THRESHOLD: f64 = 5e-2;
@@ -45,10 +48,30 @@ pub mod hparams_defaults {
         vec![(10, 5)]
     }
 
-    /// Five layers from an eighth of the depth on: 4 to 8 of the 7 B LLaMA's 32.
+    /// Nine tenths of what a layer is to write.
+    pub fn target_share() -> f64 {
+        0.9
+    }
+
+    /// Whether a model is narrower than those that EasyEdit's values were found for (1,600 and more) by so much that they do not fit: large steps
+    /// of the value optimisation overshoot.
+    pub fn is_small(spec: &ModelSpec) -> bool {
+        /// Width of a small model.
+        const SMALL: usize = 512;
+        spec.d_model <= SMALL
+    }
+
+    /// Passes, learning rate and decay rates of the value optimisation: EasyEdit's for LLaMA models, or many smaller steps for a
+    /// [small](is_small) one.
+    pub fn value_steps(spec: &ModelSpec) -> (usize, f64, [f64; 2]) {
+        if is_small(spec) { (100, 0.3, [0.5, 0.9]) } else { (25, 0.5, betas()) }
+    }
+
+    /// Five layers from an eighth of the depth on: 4 to 8 of the 7 B LLaMA's 32. They end in the first half of the model, whose second half is to
+    /// read what they write.
     pub fn five_layers(spec: &ModelSpec) -> Vec<usize> {
         let first = spec.n_layers / 8;
-        let last = (first + 4).min(spec.n_layers.saturating_sub(2)).max(first);
+        let last = (first + 4).min((spec.n_layers / 2).saturating_sub(1)).max(first);
         (first..=last).collect()
     }
 }
@@ -64,6 +87,10 @@ pub struct LocateSettings<'a> {
     pub fact_token: FactToken,
     /// `v_num_grad_steps`
     pub steps: usize,
+    /// `v_loss_layer`
+    pub loss_layer: usize,
+    /// `max_length`
+    pub max_length: usize,
     /// `v_lr`
     pub lr: f64,
     /// `v_adam_betas`
@@ -85,12 +112,24 @@ pub struct LocateSettings<'a> {
 }
 
 impl LocateSettings<'_> {
-    /// Checks ranges.
+    /// Checks ranges and ceilings.
     ///
     /// # Errors
     ///
     /// A message naming the key.
     pub fn check(&self) -> std::result::Result<(), String> {
+        at_most(&[("v_lr", self.lr)], ceilings::RATE)?;
+        at_most(
+            &[("clamp_norm_factor", self.clamp_norm_factor), ("v_weight_decay", self.weight_decay), ("kl_factor", self.kl_factor)],
+            ceilings::WEIGHT,
+        )?;
+        at_most(&[("v_num_grad_steps", self.steps)], ceilings::STEPS)?;
+        at_most(&[("v_loss_layer", self.loss_layer)], ceilings::LAYERS)?;
+        at_most(&[("mom2_n_samples", self.moments.samples)], ceilings::SAMPLES)?;
+        at_most(&[("mom2_n_tokens", self.moments.tokens.unwrap_or(0))], ceilings::TOKENS)?;
+        at_most(&[("max_length", self.max_length)], ceilings::LENGTH)?;
+        layers_within("layers", self.layers)?;
+        templates_within("context_template_length_params", self.templates)?;
         above_zero(&[("v_lr", self.lr), ("clamp_norm_factor", self.clamp_norm_factor)])?;
         zero_or_more(&[("v_weight_decay", self.weight_decay), ("kl_factor", self.kl_factor)])?;
         below_one(&self.betas.map(|beta| ("v_adam_betas", beta)))?;
@@ -98,11 +137,6 @@ impl LocateSettings<'_> {
             return Err(format!("layers is {:?}; name at least one layer, in rising order", self.layers));
         }
         at_least_one(&[("v_num_grad_steps", self.steps)])?;
-        if let Some((length, count)) = self.templates.iter().find(|(length, count)| *length > 512 || *count > 1000) {
-            return Err(format!(
-                "context_template_length_params asks for {count} templates of {length} tokens; at most 1000 of 512 are made"
-            ));
-        }
         if self.dtype != "float32" {
             return Err(format!("mom2_dtype is {:?}; statistics are kept as float32", self.dtype));
         }
@@ -154,7 +188,7 @@ impl LocateSettings<'_> {
 /// Declares the hyperparameters of a method that locates and edits: EasyEdit's keys that all of them have, and the method's own.
 ///
 /// The struct gets `settings`, the shared values as [`LocateSettings`]; `by_rule(spec, layers)`, values for a model no file exists for
-/// (those EasyEdit uses for LLaMA models, own keys at their type's default); and `FIELDS`, the names of its keys. The crate needs `serde` and `serde_json`.
+/// (those EasyEdit uses for LLaMA models, with smaller steps for small ones; own keys at their type's default); and `FIELDS`, the names of its keys. The crate needs `serde` and `serde_json`.
 #[macro_export]
 macro_rules! locate_hparams {
     (
@@ -254,6 +288,8 @@ macro_rules! locate_hparams {
                     layers: &self.layers,
                     fact_token: self.fact_token,
                     steps: self.v_num_grad_steps,
+                    loss_layer: self.v_loss_layer,
+                    max_length: self.max_length,
                     lr: self.v_lr,
                     betas: self.v_adam_betas,
                     weight_decay: self.v_weight_decay,
@@ -273,15 +309,16 @@ macro_rules! locate_hparams {
             }
 
             fn by_rule(spec: &::easyedit_core::ModelSpec, layers: Vec<usize>, templates: Vec<(usize, usize)>) -> Self {
+                let (v_num_grad_steps, v_lr, v_adam_betas) = $crate::hparams_defaults::value_steps(spec);
                 Self {
                     alg_name: $method.to_owned(),
                     model_name: spec.name.clone(),
                     device: ::serde_json::Value::from(0),
                     layers,
                     fact_token: ::easyedit_core::tokens::FactToken::SubjectLast,
-                    v_num_grad_steps: 25,
-                    v_lr: 0.5,
-                    v_adam_betas: $crate::hparams_defaults::betas(),
+                    v_num_grad_steps,
+                    v_lr,
+                    v_adam_betas,
                     v_loss_layer: spec.n_layers.saturating_sub(1),
                     v_weight_decay: 1e-3,
                     clamp_norm_factor: 4.0,

@@ -6,7 +6,10 @@ use easyedit_core::{
 use serde_json::{Value, json};
 
 use super::cached_values;
-use crate::{Contexts, FactRow, LayerWalk, LocateSettings, OptimizedValue, Preparation, ValueConfig, ValueSite, half_bare_row};
+use crate::{Contexts, FactRow, LayerWalk, LocateSettings, OptimizedValue, Preparation, SolvedKeys, ValueConfig, ValueSite, half_bare_row};
+
+/// A fact of which a layer writes less than this share of what it is to write is hardly written at all.
+const LEAST_SHARE: f64 = 0.5;
 
 /// Which part of what is still missing a layer writes, of those that are left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +31,7 @@ impl ResidualShare {
 
 /// Gets the model as it is before a layer is edited, the layer, and its keys, one of width `d_mlp` per request; gives as many vectors of that
 /// width.
-pub type SolveKeys<'a> = dyn FnMut(&dyn LanguageModel, usize, &[Vec<f64>]) -> Result<Vec<Vec<f64>>> + 'a;
+pub type SolveKeys<'a> = dyn FnMut(&dyn LanguageModel, usize, &[Vec<f64>]) -> Result<SolvedKeys> + 'a;
 
 /// Many facts written at once into the MLPs of one or several layers: the values wanted behind the last of them are optimised first; then
 /// each layer in turn writes its share of what is still missing.
@@ -41,12 +44,16 @@ pub struct MassEdit<'a> {
     pub values: ValueConfig,
     /// How the missing part is shared out.
     pub share: ResidualShare,
+    /// The hyperparameter that weighs what is kept against new keys, for diagnostics and warnings.
+    pub weight_key: &'static str,
 }
 
 impl MassEdit<'_> {
     /// The changes that make `requests` true in `model`, and what there is to tell about each request.
     ///
-    /// The weight of a layer changes by Σ r xᵀ, with x what `solve` gives for a request's key, and r the request's share of the residual.
+    /// The weight of a layer changes by Σ r xᵀ, with x what `solve` gives for a request's key, and r the request's share of the residual. Of r
+    /// the layer then answers the key with the share xᵀ k. The diagnostics list these shares, and a warning names the hyperparameter if one is
+    /// below one half.
     ///
     /// # Errors
     ///
@@ -73,6 +80,7 @@ impl MassEdit<'_> {
         let mut walk = FactWalk::new(model, &contexts)?;
         let read = if self.values.site == ValueSite::BlockOutput { Module::BlockOutput } else { Module::MlpOutput };
         let mut deltas = BTreeMap::new();
+        let mut written = Vec::with_capacity(layers.len());
         context.progress.begin("editing layers", Some(layers.len() as u64));
         let outcome = layers.iter().enumerate().try_for_each(|(index, layer)| -> Result<()> {
             let keys = walk.keys(working.as_ref(), *layer)?;
@@ -80,7 +88,8 @@ impl MassEdit<'_> {
             let share = self.share.of(layers.len() - index);
             let residuals: Vec<Vec<f64>> = values.iter().zip(now).map(|(value, now)| residual(value, &now, share)).collect();
             let solved = solve(working.as_ref(), *layer, &keys)?;
-            let delta = outer(&residuals, &solved, model.spec().mlp_out_layout)?.compact(&model.device())?;
+            written.push(Written::of(*layer, &keys, &solved));
+            let delta = outer(&residuals, &solved.vectors, model.spec().mlp_out_layout)?.compact(&model.device())?;
             let name = model.spec().mlp_out_weight(*layer);
             let weight = working.weight(&name)?;
             let base = Fingerprint::of(&weight)?;
@@ -91,7 +100,50 @@ impl MassEdit<'_> {
         });
         context.progress.end();
         outcome?;
-        Ok((deltas, contexts.iter().zip(&values).map(|(contexts, value)| told(contexts, value, last)).collect()))
+        let case_ids: Vec<usize> = contexts.iter().map(|contexts| contexts.case_id).collect();
+        written.iter().filter_map(|written| written.warning(&case_ids, self.weight_key)).for_each(|warning| tracing::warn!("{warning}"));
+        let told = contexts.iter().zip(&values).enumerate().map(|(request, (contexts, value))| {
+            let mut told = told(contexts, value, last);
+            told["written"] = written.iter().map(|written| written.told(request, self.weight_key)).collect();
+            told
+        });
+        Ok((deltas, told.collect()))
+    }
+}
+
+/// How much of each request's residual a layer writes.
+struct Written {
+    layer: usize,
+    /// The weight of what is kept.
+    weight: f64,
+    /// By request: 1 is all of it.
+    shares: Vec<f64>,
+}
+
+impl Written {
+    fn of(layer: usize, keys: &[Vec<f64>], solved: &SolvedKeys) -> Self {
+        let share = |(key, x): (&Vec<f64>, &Vec<f64>)| key.iter().zip(x).map(|(k, x)| k * x).sum();
+        Self { layer, weight: solved.weight, shares: keys.iter().zip(&solved.vectors).map(share).collect() }
+    }
+
+    fn told(&self, request: usize, weight_key: &str) -> Value {
+        json!({ "layer": self.layer, "share": self.shares.get(request), weight_key: self.weight })
+    }
+
+    /// What there is to say if a request is hardly written.
+    fn warning(&self, case_ids: &[usize], weight_key: &str) -> Option<String> {
+        let below = self.shares.iter().filter(|share| **share < LEAST_SHARE).count();
+        let (share, case_id) = self.shares.iter().zip(case_ids).min_by(|(a, _), (b, _)| a.total_cmp(b))?;
+        (below > 0).then(|| {
+            format!(
+                "layer {} writes {:.2} % of what request {case_id} asks of it, and less than half for {below} of {} requests: {weight_key} is \
+                 {:.4e}; lower it, or set it to auto",
+                self.layer,
+                100.0 * share,
+                self.shares.len(),
+                self.weight,
+            )
+        })
     }
 }
 
@@ -163,4 +215,25 @@ fn outer(residuals: &[Vec<f64>], solved: &[Vec<f64>], layout: WeightLayout) -> R
         WeightLayout::InOut => (solved.transpose(), residuals),
     };
     Ok(WeightDelta::LowRank { left, right })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_is_hardly_written_is_named_with_the_setting() {
+        let written = |weight: f64| {
+            // One key k with x = k / (w + k k), as a second moment of 1 gives it.
+            let keys = [vec![2.0, 0.0], vec![0.0, 1.0]];
+            let solved = |key: &Vec<f64>| key.iter().map(|k| k / (weight + key.iter().map(|k| k * k).sum::<f64>())).collect();
+            Written::of(3, &keys, &SolvedKeys { vectors: keys.iter().map(solved).collect(), weight })
+        };
+        assert_eq!(written(1.0).shares, [0.8, 0.5]);
+        assert_eq!(written(1.0).warning(&[7, 9], "mom2_update_weight"), None);
+        assert_eq!(written(1.0).told(1, "mom2_update_weight"), json!({"layer": 3, "share": 0.5, "mom2_update_weight": 1.0}));
+        let warning = written(4.0).warning(&[7, 9], "mom2_update_weight").unwrap();
+        assert!(warning.contains("layer 3 writes 20.00 % of what request 9 asks"), "{warning}");
+        assert!(warning.contains("1 of 2 requests: mom2_update_weight is 4.0000e0"), "{warning}");
+    }
 }

@@ -1,10 +1,9 @@
 //! EasyEdit's files of statistics: archives of NumPy arrays with a sum of products and the number of tokens.
 
-use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{Error, ModelSpec, Result, write_atomically};
+use easyedit_core::{Error, ModelSpec, Result, open_input, write_atomically};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
@@ -15,8 +14,8 @@ use super::npy::{self, Array, Values};
 const CONSTRUCTOR: &str = "easyeditor.util.runningstats.SecondMoment()";
 /// What EasyEdit puts into the name if it cuts documents, to the letter.
 const LIMIT_SUFFIX: &str = "_t{batch_tokens}";
-/// No array is larger, in bytes: keys of width 65,536 in `f64`.
-const LARGEST_ARRAY: u64 = 32 << 30;
+/// What a file holds beside its matrix, in bytes: a few scalars, and the archive's directory.
+const MAX_OTHER_BYTES: u64 = 1 << 20;
 
 /// A file of EasyEdit's: the moments, and the number of documents they are of.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,12 +68,9 @@ impl EasyEditStats {
     ///
     /// # Errors
     ///
-    /// As [`read_npz`]; or if it is of another width or number of samples.
+    /// As [`read_npz`]; or if it is of another number of samples.
     pub fn read(&self, path: &Path, size: usize) -> Result<SecondMoments> {
-        let NpzMoments { moments, sample_size } = read_npz(path)?;
-        if moments.size() != size {
-            return Err(Error::format(path, format!("is of keys of width {}, but those of the model have {size}", moments.size())));
-        }
+        let NpzMoments { moments, sample_size } = read_npz(path, size)?;
         match sample_size {
             Some(other) if other != self.samples => {
                 Err(Error::format(path, format!("says it is of {other} samples instead of {}", self.samples)))
@@ -91,41 +87,42 @@ fn flat(name: &str) -> String {
     if flat.chars().all(|c| c == '.') { flat.replace('.', "_") } else { flat }
 }
 
-/// Reads a file of EasyEdit's.
+/// Reads a file of EasyEdit's, of keys of width `size`. No more is unpacked than such a file holds.
 ///
 /// # Errors
 ///
-/// [`Error::Io`] or [`Error::Format`] naming the file, and the array that is missing or wrong.
-pub fn read_npz(path: &Path) -> Result<NpzMoments> {
-    let file = File::open(path).map_err(|e| Error::io("read the statistics", path, e))?;
+/// [`Error::Io`] or [`Error::Format`] naming the file, and the array that is missing, wrong, or of keys of another width.
+pub fn read_npz(path: &Path, size: usize) -> Result<NpzMoments> {
+    // The matrix in `f64`; a packed one that does not shrink grows by less than a hundredth.
+    let matrix = (size as u64).saturating_mul(size as u64).saturating_mul(8);
+    let (file, _) = open_input(path, matrix.saturating_add(matrix / 64).saturating_add(MAX_OTHER_BYTES))?;
     let broken = |message: String| Error::format(path, message);
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| broken(format!("is no archive of NumPy arrays: {e}")))?;
-    let mut array = |name: &str| -> Result<Array> {
-        let entry = archive.by_name(&format!("{name}.npy")).map_err(|_| broken(format!("has no array {name}; is it EasyEdit's?")))?;
-        if entry.size() > LARGEST_ARRAY {
-            return Err(broken(format!("{name} is too large")));
-        }
-        let mut bytes = Vec::new();
-        // One byte more than the archive tells of, so that one that tells too little is not believed.
-        let mut limited = entry.take(LARGEST_ARRAY + 1);
-        limited.read_to_end(&mut bytes).map_err(|e| broken(format!("{name} cannot be unpacked: {e}")))?;
-        npy::parse(&bytes).map_err(|message| broken(format!("{name} {message}")))
+    let mut array = |name: &str, fits: &dyn Fn(&[usize]) -> std::result::Result<(), String>| -> Result<Array> {
+        let mut entry = archive.by_name(&format!("{name}.npy")).map_err(|_| broken(format!("has no array {name}; is it EasyEdit's?")))?;
+        npy::read(&mut entry, fits).map_err(|message| broken(format!("{name} {message}")))
     };
-    let count = match array("mom2.count")?.values {
+    let scalar = |shape: &[usize]| match shape.iter().all(|dim| *dim <= 1) {
+        true => Ok(()),
+        false => Err(format!("has the shape {shape:?} instead of a single value")),
+    };
+    let square = |shape: &[usize]| match shape {
+        [rows, columns] if rows == columns && *rows == size => Ok(()),
+        [rows, columns] if rows == columns => Err(format!("is of keys of width {rows}, but those of the model have {size}")),
+        _ => Err(format!("has the shape {shape:?} instead of a square")),
+    };
+    let count = match array("mom2.count", &scalar)?.values {
         Values::Integers(values) => values.first().and_then(|n| u64::try_from(*n).ok()).filter(|n| *n > 0),
         Values::Floats(values) => values.first().filter(|n| **n >= 1.0 && n.fract() == 0.0).map(|n| *n as u64),
         _ => None,
     };
     let count = count.ok_or_else(|| broken("mom2.count is no number of tokens".into()))?;
     // A missing value is a NaN in EasyEdit's files.
-    let sample_size = match array("sample_size").map(|array| array.values) {
+    let sample_size = match array("sample_size", &scalar).map(|array| array.values) {
         Ok(Values::Integers(values)) => values.first().and_then(|n| usize::try_from(*n).ok()),
         _ => None,
     };
-    let Array { shape, values } = array("mom2.mom2")?;
-    let [rows, columns] = shape[..] else {
-        return Err(broken(format!("mom2.mom2 has the shape {shape:?} instead of a square")));
-    };
+    let Array { shape, values } = array("mom2.mom2", &square)?;
     let mean: Vec<f32> = match values {
         Values::Singles(sum) => sum.iter().map(|v| (f64::from(*v) / count as f64) as f32).collect(),
         Values::Floats(sum) => sum.iter().map(|v| (v / count as f64) as f32).collect(),
@@ -134,7 +131,7 @@ pub fn read_npz(path: &Path) -> Result<NpzMoments> {
     if mean.iter().any(|v| !v.is_finite()) {
         return Err(broken("mom2.mom2 holds NaN or infinity".into()));
     }
-    let moments = SecondMoments::from_parts(rows, count, mean).filter(|_| rows == columns && rows > 0);
+    let moments = SecondMoments::from_parts(size, count, mean).filter(|_| size > 0);
     let moments = moments.ok_or_else(|| broken(format!("mom2.mom2 has the shape {shape:?} instead of a square")))?;
     Ok(NpzMoments { moments, sample_size })
 }
@@ -205,6 +202,41 @@ mod tests {
         }
     }
 
+    /// An archive of deflated arrays, each a header and so many zero bytes.
+    fn deflated(path: &Path, arrays: &[(&str, Vec<u8>, usize)]) {
+        let mut archive = ZipWriter::new(std::fs::File::create(path).unwrap());
+        for (name, head, zeros) in arrays {
+            archive.start_file(format!("{name}.npy"), SimpleFileOptions::default()).unwrap();
+            archive.write_all(head).unwrap();
+            for _ in 0..zeros / 4096 {
+                archive.write_all(&[0; 4096]).unwrap();
+            }
+        }
+        archive.finish().unwrap();
+    }
+
+    #[test]
+    fn arrays_that_unpack_to_more_than_the_layer_needs_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bomb.npz");
+        let message = || read_npz(&path, 2).unwrap_err().to_string();
+        let (count, many) = (npy::integer(3), 64 << 20);
+        deflated(&path, &[("mom2.count", npy::header("<i8", &[many / 8]), many)]);
+        assert!(std::fs::metadata(&path).unwrap().len() < 1 << 20);
+        assert!(message().contains("mom2.count has the shape [8388608] instead of a single value"), "{}", message());
+        deflated(&path, &[("mom2.count", npy::header("<i8", &[]), many)]);
+        assert!(message().contains("mom2.count has more bytes of data"), "{}", message());
+        deflated(
+            &path,
+            &[("mom2.count", count.clone(), 0), ("sample_size", count.clone(), 0), ("mom2.mom2", npy::header("<f4", &[4096, 4096]), many)],
+        );
+        assert!(message().contains("is of keys of width 4096, but those of the model have 2"), "{}", message());
+        deflated(&path, &[("mom2.count", count.clone(), 0), ("sample_size", count, 0), ("mom2.mom2", npy::header("<f4", &[2, 2]), many)]);
+        assert!(message().contains("mom2.mom2 has more bytes of data"), "{}", message());
+        std::fs::File::create(&path).unwrap().set_len(1 << 30).unwrap();
+        assert!(message().contains("at most"), "{}", message());
+    }
+
     #[test]
     fn cut_and_changed_files_are_read_or_refused() {
         let folder = tempfile::tempdir().unwrap();
@@ -213,14 +245,14 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         for length in 0..bytes.len() {
             std::fs::write(&path, &bytes[..length]).unwrap();
-            assert!(read_npz(&path).unwrap_err().to_string().contains("x.npz"));
+            assert!(read_npz(&path, 2).unwrap_err().to_string().contains("x.npz"));
         }
         for place in 0..bytes.len() {
             let mut bytes = bytes.clone();
             bytes[place] ^= 1 << (place % 8);
             std::fs::write(&path, bytes).unwrap();
-            if let Ok(read) = read_npz(&path) {
-                assert_eq!(read.moments.mean().len(), read.moments.size() * read.moments.size(), "byte {place}");
+            if let Ok(read) = read_npz(&path, 2) {
+                assert_eq!((read.moments.mean().len(), read.moments.size()), (4, 2), "byte {place}");
             }
         }
     }

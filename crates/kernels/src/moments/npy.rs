@@ -1,11 +1,15 @@
 //! The `.npy` format, as far as EasyEdit's statistics need it: numbers in any order of bytes, and texts.
 
+use std::io::Read;
+
 use half::f16;
 
 /// First bytes of every file.
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// No header is longer, in bytes.
 const LONGEST_HEADER: usize = 1 << 16;
+/// Characters of a text, or bytes of a number, at most.
+const LONGEST_ELEMENT: usize = 1 << 12;
 /// Headers are padded so that the data begin at a multiple of it.
 const ALIGNMENT: usize = 64;
 
@@ -25,29 +29,46 @@ pub(super) enum Values {
     Text(String),
 }
 
-/// Reads an array; what is wrong with it otherwise. Matrices come as they are stored: by rows, or by columns.
-pub(super) fn parse(bytes: &[u8]) -> Result<Array, String> {
-    let rest = bytes.strip_prefix(MAGIC).ok_or("is no .npy array")?;
-    let (version, rest) = rest.split_at_checked(2).ok_or("is cut off")?;
-    let (length, rest) = match version {
-        [1, _] => rest.split_first_chunk::<2>().map(|(n, rest)| (u32::from(u16::from_le_bytes(*n)), rest)),
-        [2 | 3, _] => rest.split_first_chunk::<4>().map(|(n, rest)| (u32::from_le_bytes(*n), rest)),
-        _ => return Err(format!("has the unknown version {}", version[0])),
+/// Reads an array whose shape `fits`; what is wrong with it otherwise. Matrices come as they are stored: by rows, or by columns.
+///
+/// The header is read first, then no more than the shape needs.
+pub(super) fn read(file: &mut impl Read, fits: impl Fn(&[usize]) -> Result<(), String>) -> Result<Array, String> {
+    let mut start = Vec::new();
+    file.take(MAGIC.len() as u64).read_to_end(&mut start).map_err(|e| format!("cannot be unpacked: {e}"))?;
+    if start != MAGIC {
+        return Err("is no .npy array".into());
     }
-    .ok_or("is cut off")?;
+    let length = match take(file, 2)?[..] {
+        [1, _] => u32::from(u16::from_le_bytes(take_array(file)?)),
+        [2 | 3, _] => u32::from_le_bytes(take_array(file)?),
+        [version, _] => return Err(format!("has the unknown version {version}")),
+        _ => return Err("is cut off".into()),
+    };
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     if length > LONGEST_HEADER {
         return Err("has a header that is too long".into());
     }
-    let (header, data) = rest.split_at_checked(length).ok_or("is cut off")?;
-    let header = std::str::from_utf8(header).map_err(|_| "has a header that is not text")?;
-    let dtype = entry(header, "descr").and_then(quoted).ok_or_else(|| format!("has a header without a simple dtype: {}", header.trim()))?;
-    let shape = entry(header, "shape").and_then(tuple).ok_or_else(|| format!("has a header without a shape: {}", header.trim()))?;
+    let header = String::from_utf8(take(file, length)?).map_err(|_| "has a header that is not text")?;
+    let dtype =
+        entry(&header, "descr").and_then(quoted).ok_or_else(|| format!("has a header without a simple dtype: {}", header.trim()))?;
+    let shape = entry(&header, "shape").and_then(tuple).ok_or_else(|| format!("has a header without a shape: {}", header.trim()))?;
+    fits(&shape)?;
     let count = shape.iter().try_fold(1usize, |count, dim| count.checked_mul(*dim)).ok_or("has an impossible shape")?;
-    Ok(Array { values: values(dtype, count, data)?, shape })
+    Ok(Array { values: values(dtype, count, file)?, shape })
 }
 
-fn values(dtype: &str, count: usize, data: &[u8]) -> Result<Values, String> {
+/// The next `length` bytes.
+fn take(file: &mut impl Read, length: usize) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    file.take(length as u64).read_to_end(&mut bytes).map_err(|e| format!("cannot be unpacked: {e}"))?;
+    if bytes.len() == length { Ok(bytes) } else { Err("is cut off".into()) }
+}
+
+fn take_array<const N: usize>(file: &mut impl Read) -> Result<[u8; N], String> {
+    take(file, N)?.try_into().map_err(|_| "is cut off".into())
+}
+
+fn values(dtype: &str, count: usize, file: &mut impl Read) -> Result<Values, String> {
     let unknown = || format!("has the dtype {dtype}, which is not read; use float32 or float64");
     let (order, kind) = dtype.split_at_checked(1).ok_or_else(unknown)?;
     let big = match order {
@@ -55,11 +76,16 @@ fn values(dtype: &str, count: usize, data: &[u8]) -> Result<Values, String> {
         "<" | "|" | "=" => false,
         _ => return Err(unknown()),
     };
-    let width: usize = kind.get(1..).and_then(|n| n.parse().ok()).ok_or_else(unknown)?;
+    let width: usize = kind.get(1..).and_then(|n| n.parse().ok()).filter(|width| *width <= LONGEST_ELEMENT).ok_or_else(unknown)?;
     let kind = kind.chars().next().unwrap_or(' ');
-    let width = if kind == 'U' { width.checked_mul(4).ok_or_else(unknown)? } else { width };
-    if width.checked_mul(count) != Some(data.len()) {
-        return Err(format!("has {} bytes of data instead of {count} values of {width} bytes", data.len()));
+    let width = if kind == 'U' { width * 4 } else { width };
+    let bytes = width.checked_mul(count).ok_or("has an impossible shape")?;
+    // One byte more, which also tells whether the archive's checksum is right.
+    let mut data = Vec::new();
+    file.take((bytes as u64).saturating_add(1)).read_to_end(&mut data).map_err(|e| format!("cannot be unpacked: {e}"))?;
+    if data.len() != bytes {
+        let found = if data.len() > bytes { "more".to_owned() } else { data.len().to_string() };
+        return Err(format!("has {found} bytes of data instead of {count} values of {width} bytes"));
     }
     macro_rules! read {
         ($type:ty) => {{
@@ -127,6 +153,19 @@ pub(super) fn text(value: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(mut bytes: &[u8]) -> Result<Array, String> {
+        read(&mut bytes, |_| Ok(()))
+    }
+
+    #[test]
+    fn a_shape_that_does_not_fit_is_refused_before_its_data_are_read() {
+        let mut endless = std::io::Cursor::new(header("<f4", &[1 << 20, 1 << 20])).chain(std::io::repeat(0));
+        let message = read(&mut endless, |shape| if shape == [2, 2] { Ok(()) } else { Err("is not 2 by 2".into()) }).unwrap_err();
+        assert_eq!(message, "is not 2 by 2");
+        let mut more = std::io::Cursor::new(header("<f4", &[2, 2])).chain(std::io::repeat(0));
+        assert!(read(&mut more, |_| Ok(())).unwrap_err().contains("more bytes of data"));
+    }
 
     #[test]
     fn what_is_written_is_read() {

@@ -138,14 +138,7 @@ pub fn import_npz(
     cache: &Path,
 ) -> Result<(usize, FoundMoments)> {
     model.spec().check_layer(layer)?;
-    let npz = read_npz(path)?;
-    let width = model.spec().d_mlp;
-    if npz.moments.size() != width {
-        return Err(Error::format(
-            path,
-            format!("is of keys of width {}, but those of {} have {width}", npz.moments.size(), model.spec().name),
-        ));
-    }
+    let npz = read_npz(path, model.spec().d_mlp)?;
     let Some(samples) = npz.sample_size.or(samples) else {
         return Err(Error::format(path, "does not say how many samples it is of; give the number that mom2_n_samples has"));
     };

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use easyedit_core::{Edit, EditContext, EditMethod, EditRequest, Error, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, Result};
-use easyedit_kernels::{MassEdit, NullSpace, Preparation, ResidualShare, ValueSite, needed_moments};
+use easyedit_kernels::{KeyWeight, MassEdit, NullSpace, Preparation, ResidualShare, ValueSite, needed_moments};
 use serde_json::Value;
 
 use crate::AlphaEditHparams;
@@ -38,6 +38,10 @@ impl EditMethod for AlphaEdit {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &["nullspace_threshold", "L2", "v_lr", "v_num_grad_steps"]
+    }
+
     fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
         let settings = self.hparams.settings();
         self.preparation.prepare(model, &settings, false, context)?;
@@ -56,14 +60,15 @@ impl EditMethod for AlphaEdit {
         self.prepare(model, context)?;
         let settings = self.hparams.settings();
         let values = settings.value_config(ValueSite::BlockOutput);
-        let mass = MassEdit { settings, preparation: &self.preparation, values, share: ResidualShare::Linear };
+        let mass = MassEdit { settings, preparation: &self.preparation, values, share: ResidualShare::Linear, weight_key: "L2" };
+        let weight = KeyWeight::of(self.hparams.L2, self.hparams.target_share);
         let mut written = BTreeMap::new();
         let (deltas, told) = mass.run(model, requests, context, &mut |model, layer, keys| {
             let space = self.spaces.get(&layer).ok_or_else(|| Error::Batch(format!("there is no null space of layer {layer}")))?;
-            let weight = Fingerprint::of(&model.weight(&model.spec().mlp_out_weight(layer))?)?;
-            let earlier = self.histories.get(&layer).map(|history| history.keys(&weight)).unwrap_or_default();
-            let solved = space.solve_with_keys(&earlier, keys, self.hparams.L2, &format!("the keys of layer {layer}"))?;
-            written.insert(layer, (weight, keys.to_vec()));
+            let before = Fingerprint::of(&model.weight(&model.spec().mlp_out_weight(layer))?)?;
+            let earlier = self.histories.get(&layer).map(|history| history.keys(&before)).unwrap_or_default();
+            let solved = space.solve_with_keys(&earlier, keys, weight, &format!("the keys of layer {layer}"))?;
+            written.insert(layer, (before, keys.to_vec()));
             Ok(solved)
         })?;
         let edit = Edit::of(self, model, requests, context.seed, told, deltas);

@@ -20,7 +20,7 @@ fn hparams(model: &dyn LanguageModel) -> AlphaEditHparams {
         layers: vec![1],
         v_num_grad_steps: 5,
         v_lr: 0.1,
-        L2: 1e-6,
+        L2: Some(1e-6),
         nullspace_threshold: 1e-6,
         context_template_length_params: vec![],
         ..AlphaEditHparams::for_spec(model.spec())

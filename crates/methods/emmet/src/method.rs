@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use easyedit_core::{Edit, EditContext, EditMethod, EditRequest, Error, Hparams, LanguageModel, Method, ModelSpec, Result};
-use easyedit_kernels::{Cholesky, MassEdit, Preparation, ResidualShare, ValueSite, second_moments};
+use easyedit_kernels::{Cholesky, KeyWeight, MassEdit, Preparation, ResidualShare, ValueSite, second_moments};
 use serde_json::Value;
 
 use crate::EmmetHparams;
@@ -37,6 +37,10 @@ impl EditMethod for Emmet {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &["mom2_update_weight", "emmet_lambda", "v_lr", "v_num_grad_steps"]
+    }
+
     fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
         let settings = self.hparams.settings();
         self.preparation.prepare(model, &settings, false, context)?;
@@ -51,10 +55,11 @@ impl EditMethod for Emmet {
         self.prepare(model, context)?;
         let settings = self.hparams.settings();
         let values = settings.value_config(ValueSite::BlockOutput);
-        let mass = MassEdit { settings, preparation: &self.preparation, values, share: ResidualShare::Linear };
+        let mass = MassEdit { settings, preparation: &self.preparation, values, share: ResidualShare::Linear, weight_key: "emmet_lambda" };
+        let weight = KeyWeight::of(self.hparams.emmet_lambda, self.hparams.target_share);
         let (deltas, told) = mass.run(model, requests, context, &mut |_, layer, keys| {
             let factor = self.factors.get(&layer).ok_or_else(|| Error::Batch(format!("there is no second moment of layer {layer}")))?;
-            factor.solve_with_keys(self.hparams.emmet_lambda, keys, &format!("the keys of layer {layer}"))
+            factor.solve_with_keys(weight, keys, &format!("the keys of layer {layer}"))
         })?;
         Ok(Edit::of(self, model, requests, context.seed, told, deltas))
     }

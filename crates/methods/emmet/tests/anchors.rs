@@ -15,7 +15,7 @@ fn hparams(model: &dyn LanguageModel, emmet_lambda: f64) -> EmmetHparams {
         layers: vec![1],
         v_num_grad_steps: 5,
         v_lr: 0.1,
-        emmet_lambda,
+        emmet_lambda: Some(emmet_lambda),
         update_norm_lambda: 1e-3,
         context_template_length_params: vec![],
         ..EmmetHparams::for_spec(model.spec())

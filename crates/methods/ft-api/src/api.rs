@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::client::{Call, Client};
 use crate::job::{Job, JobEvent};
 use crate::multipart::Form;
+use crate::secret::HIDDEN;
 use crate::training::conversation;
 use crate::{Error, FtApiHparams, Result};
 
@@ -50,7 +51,9 @@ impl Api {
     pub(crate) fn upload(&self, name: &str, content: &[u8]) -> Result<RemoteFile> {
         let action = "upload the training file".to_owned();
         let form = Form::new("fine-tune", name, content);
-        read(self.client.send(&Call::upload("/files".into(), form, action.clone()))?, &action)
+        let file: RemoteFile = read(self.client.send(&Call::upload("/files".into(), form, action.clone()))?, &action)?;
+        usable("the file's id", &file.id, &action)?;
+        Ok(file)
     }
 
     /// `GET /files/{id}`
@@ -78,12 +81,12 @@ impl Api {
             }
         }
         let call = Call::post("/fine_tuning/jobs".into(), &body, action.clone());
-        read(self.client.send_unless(&call, &mut || self.find(file))?, &action)
+        job(self.client.send_unless(&call, &mut || self.find(file))?, &action)
     }
 
     /// A job on this training file that is under way or done.
     pub(crate) fn job_of_file(&self, file: &str) -> Result<Option<Job>> {
-        self.find(file)?.map(|job| read(job, "read the list of jobs")).transpose()
+        self.find(file)?.map(|found| job(found, "read the list of jobs")).transpose()
     }
 
     fn find(&self, file: &str) -> Result<Option<Value>> {
@@ -99,14 +102,14 @@ impl Api {
     /// `GET /fine_tuning/jobs/{id}`
     pub(crate) fn job(&self, id: &str) -> Result<Job> {
         let action = format!("look at the fine-tuning job {id}");
-        read(self.client.send(&Call::get(format!("/fine_tuning/jobs/{}", checked(id)?), action.clone()))?, &action)
+        job(self.client.send(&Call::get(format!("/fine_tuning/jobs/{}", checked(id)?), action.clone()))?, &action)
     }
 
     /// `POST /fine_tuning/jobs/{id}/cancel`
     pub(crate) fn cancel(&self, id: &str) -> Result<Job> {
         let action = format!("cancel the fine-tuning job {id}");
         let call = Call::post(format!("/fine_tuning/jobs/{}/cancel", checked(id)?), &json!({}), action.clone());
-        read(self.client.send(&call)?, &action)
+        job(self.client.send(&call)?, &action)
     }
 
     /// `GET /fine_tuning/jobs/{id}/events`: the last hundred, the newest first.
@@ -146,6 +149,23 @@ impl Api {
 
 fn read<T: DeserializeOwned>(answer: Value, action: &str) -> Result<T> {
     T::deserialize(answer).map_err(|error| Error::answer(action, format!("the answer is not as the API documents it: {error}")))
+}
+
+/// A job whose id and models can be kept and asked for.
+fn job(answer: Value, action: &str) -> Result<Job> {
+    let job: Job = read(answer, action)?;
+    usable("the job's id", &job.id, action)?;
+    for name in [&job.model, &job.fine_tuned_model, &job.training_file].into_iter().flatten() {
+        if name.contains(HIDDEN) {
+            return Err(Error::answer(action, format!("the API names {name}: a name that repeats the key is neither kept nor asked for")));
+        }
+    }
+    Ok(job)
+}
+
+/// Refuses an id that no later request could name.
+fn usable(what: &str, id: &str, action: &str) -> Result<()> {
+    checked(id).map(|_| ()).map_err(|_| Error::answer(action, format!("{what} is {id:?}, which cannot stand in an address")))
 }
 
 /// An id that can stand in a path.

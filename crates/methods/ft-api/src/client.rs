@@ -11,6 +11,7 @@ use ureq::{Agent, Body, Proxy, ProxyProtocol};
 use crate::backoff::{Backoff, Next, RetryPolicy, retry_after};
 use crate::hparams::duration;
 use crate::multipart::Form;
+use crate::redaction::Redaction;
 use crate::secret::ApiKey;
 use crate::{Error, FtApiHparams, KeyVariable, ProxyAddress, Result};
 
@@ -81,6 +82,8 @@ pub(crate) struct Client {
     agent: Agent,
     base: String,
     key: ApiKey,
+    /// Everything that the API says goes through it, as soon as its bytes become text.
+    redaction: Redaction,
     variable: KeyVariable,
     policy: RetryPolicy,
     seed: u64,
@@ -107,10 +110,12 @@ impl Client {
         let key = ApiKey::look_up(&hparams.api_key, get)?;
         let connect = Some(duration(hparams.connect_timeout_seconds));
         let request = Some(duration(hparams.request_timeout_seconds));
+        let proxy = proxy(hparams.proxy.as_ref(), &set)?;
+        let redaction = Redaction::new([key.secret()].into_iter().chain(proxy.as_ref().and_then(Proxy::password)));
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
-            .proxy(proxy(hparams.proxy.as_ref(), &set)?)
+            .proxy(proxy)
             .timeout_resolve(connect)
             .timeout_connect(connect)
             .timeout_per_call(request)
@@ -123,7 +128,7 @@ impl Client {
             longest_wait: hparams.max_retry_wait_seconds,
         };
         let variable = hparams.api_key.clone();
-        Ok(Self { agent: config.new_agent(), base, key, variable, policy, seed, calls: AtomicU64::new(0) })
+        Ok(Self { agent: config.new_agent(), base, key, redaction, variable, policy, seed, calls: AtomicU64::new(0) })
     }
 
     /// Where the API is.
@@ -147,9 +152,9 @@ impl Client {
                 Err(failure) => failure,
             };
             let attempts = backoff.attempts();
-            let message = self.key.hide_in(&failure.message);
+            let Failure { message, kind } = failure;
             let action = call.action.clone();
-            let asked = match failure.kind {
+            let asked = match kind {
                 FailureKind::Passing(asked) => asked,
                 FailureKind::Refused(status) => return Err(Error::Refused { action, status, message }),
                 FailureKind::Final => return Err(Error::Answer { action, message }),
@@ -179,18 +184,19 @@ impl Client {
     }
 
     fn attempt(&self, call: &Call) -> Result<Value, Failure> {
-        let answer = self.exchange(call).map_err(|error| of_transport(&error))?;
+        let broken = |error: ureq::Error| of_transport(&error, &self.redaction);
+        let answer = self.exchange(call).map_err(broken)?;
         let status = answer.status();
         let asked = retry_after(answer.headers(), SystemTime::now());
         let bytes = answer.into_body().into_with_config().limit(MAX_ANSWER).read_to_vec();
         if status.is_success() {
-            let bytes = bytes.map_err(|error| of_transport(&error))?;
-            return serde_json::from_slice(&bytes).map_err(|error| Failure {
-                message: format!("the answer is no JSON ({error}): {:?}", quoted(&String::from_utf8_lossy(&bytes))),
+            let text = self.redaction.text(&bytes.map_err(broken)?);
+            return serde_json::from_str(&text).map_err(|error| Failure {
+                message: format!("the answer is no JSON ({error}): {:?}", quoted(&text)),
                 kind: FailureKind::Final,
             });
         }
-        let (mut message, code) = told(&bytes.unwrap_or_default());
+        let (mut message, code) = told(&self.redaction.text(&bytes.unwrap_or_default()));
         let kind = match status.as_u16() {
             429 if code.as_deref() != Some(NO_QUOTA) => FailureKind::Passing(asked),
             500.. => FailureKind::Passing(asked),
@@ -271,8 +277,8 @@ fn proxy(own: Option<&ProxyAddress>, set: &dyn Fn(&str) -> Option<String>) -> Re
     built.build().map(Some).map_err(|_| wrong())
 }
 
-/// What the client tells about a connection; the text never holds a header.
-fn of_transport(error: &ureq::Error) -> Failure {
+/// What the client tells about a connection. What a proxy or a server said in it may be anything.
+fn of_transport(error: &ureq::Error, redaction: &Redaction) -> Failure {
     use ureq::Error as Transport;
     let passing = matches!(
         error,
@@ -291,20 +297,21 @@ fn of_transport(error: &ureq::Error) -> Failure {
         Transport::BodyExceedsLimit(limit) => format!("the answer has more than {limit} bytes"),
         other => format!("the connection failed: {other}"),
     };
+    let message = redaction.text(message.as_bytes());
     Failure { message, kind: if passing { FailureKind::Passing(None) } else { FailureKind::Final } }
 }
 
 /// Message and code of an answer that is an error: `{"error": {"message": ..., "code": ...}}`, or whatever else was sent.
-fn told(bytes: &[u8]) -> (String, Option<String>) {
-    let json: Value = serde_json::from_slice(bytes).unwrap_or_default();
+fn told(text: &str) -> (String, Option<String>) {
+    let json: Value = serde_json::from_str(text).unwrap_or_default();
     let error = json.get("error").unwrap_or(&json);
-    let text = |key: &str| error.get(key).and_then(Value::as_str).map(str::to_owned);
-    let message = text("message").or_else(|| error.as_str().map(str::to_owned));
-    let message = message.unwrap_or_else(|| match String::from_utf8_lossy(bytes).trim() {
+    let field = |key: &str| error.get(key).and_then(Value::as_str).map(str::to_owned);
+    let message = field("message").or_else(|| error.as_str().map(str::to_owned));
+    let message = message.unwrap_or_else(|| match text.trim() {
         "" => "without a message".to_owned(),
         other => format!("{:?}", quoted(other)),
     });
-    (message, text("code").or_else(|| text("type")))
+    (message, field("code").or_else(|| field("type")))
 }
 
 fn quoted(text: &str) -> String {
@@ -350,7 +357,7 @@ mod tests {
 
     #[test]
     fn whatever_an_api_says_becomes_a_message() {
-        let read = |text: &str| told(text.as_bytes());
+        let read = told;
         assert_eq!(read(r#"{"error":{"message":"no","code":"x"}}"#), ("no".into(), Some("x".into())));
         assert_eq!(read(r#"{"error":"no"}"#), ("no".into(), None));
         assert_eq!(read(r#"{"message":"no","type":"y"}"#), ("no".into(), Some("y".into())));

@@ -37,6 +37,7 @@ mod hparams;
 mod job;
 mod method;
 mod multipart;
+mod redaction;
 mod run;
 mod secret;
 mod state;

@@ -1,10 +1,9 @@
 //! What a run has already paid for, on disk: a run that was cut off goes on from it.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{Error, write_atomically};
+use easyedit_core::{Error, read_input, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::{JobStatus, Result};
@@ -13,6 +12,8 @@ use crate::{JobStatus, Result};
 const FORMAT: u32 = 1;
 /// Name of the file, beside the training file.
 const FILE: &str = "job.json";
+/// No such file is larger: it holds a few names.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// The state of one fine-tuning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,10 +63,10 @@ impl State {
     /// Reads what is noted in `folder`; nothing where there is no such file, or its job ended without a model.
     pub(crate) fn load(folder: &Path) -> Result<Option<Self>> {
         let path = Self::path(folder);
-        let bytes = match fs::read(&path) {
+        let bytes = match read_input(&path, MAX_BYTES) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("read", path, error).into()),
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
         };
         let broken =
             |message: String| Error::format(&path, format!("{message}; delete the file to fine-tune anew, which is paid for again"));
@@ -108,7 +109,7 @@ mod tests {
     fn a_broken_state_is_an_error_that_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
         for text in ["{", "[]", r#"{"format_version": 99, "base": "", "base_url": ""}"#] {
-            fs::write(State::path(dir.path()), text).unwrap();
+            std::fs::write(State::path(dir.path()), text).unwrap();
             let error = State::load(dir.path()).unwrap_err().to_string();
             assert!(error.contains("job.json") && error.contains("paid"), "{error}");
         }

@@ -1,5 +1,5 @@
 use easyedit_core::{Hparams, ModelSpec};
-use easyedit_kernels::{above_zero, at_least_one, zero_or_more};
+use easyedit_kernels::{above_zero, at_least_one, at_most, ceilings, layers_within, zero_or_more};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
@@ -120,8 +120,16 @@ impl Hparams for FtHparams {
     ];
 
     fn check(&self) -> Result<(), String> {
+        at_most(&[("num_steps", self.num_steps)], ceilings::STEPS)?;
+        at_most(&[("batch_size", self.batch_size)], ceilings::BATCH)?;
+        at_most(&[("max_length", self.max_length)], ceilings::LENGTH)?;
+        layers_within("layers", &self.layers)?;
+        at_most(&[("lr", self.lr)], ceilings::RATE)?;
         above_zero(&[("lr", self.lr)])?;
-        zero_or_more(&[("weight_decay", self.weight_decay)])?;
+        let weights = [("weight_decay", self.weight_decay), ("kl_factor", self.kl_factor)];
+        at_most(&weights, ceilings::WEIGHT)?;
+        zero_or_more(&weights)?;
+        at_most(&[("norm_constraint", self.norm_constraint.unwrap_or(0.0))], ceilings::WEIGHT)?;
         if let Some(bound) = self.norm_constraint {
             above_zero(&[("norm_constraint", bound)])?;
         }

@@ -50,6 +50,10 @@ impl EditMethod for Ft {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &["lr", "num_steps", "norm_constraint"]
+    }
+
     fn prepare(&mut self, model: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
         weights_of(model, &self.hparams.rewrite_module_tmp, &self.hparams.layers).map(|_| ())
     }

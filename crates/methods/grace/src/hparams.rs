@@ -1,5 +1,5 @@
 use easyedit_core::{Error, Hparams, ModelSpec, Result};
-use easyedit_kernels::{above_zero, at_least_one, hparams_defaults, zero_or_more};
+use easyedit_kernels::{above_zero, at_least_one, at_most, ceilings, hparams_defaults, layers_within, zero_or_more};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -131,6 +131,13 @@ impl Hparams for GraceHparams {
     ];
 
     fn check(&self) -> std::result::Result<(), String> {
+        at_most(&[("n_iter", self.n_iter)], ceilings::STEPS)?;
+        at_most(&[("batch_size", self.batch_size)], ceilings::BATCH)?;
+        at_most(&[("max_length", self.max_length)], ceilings::LENGTH)?;
+        layers_within("layers", &self.layers)?;
+        at_most(&[("edit_lr", self.edit_lr)], ceilings::RATE)?;
+        at_most(&[("eps", self.eps), ("eps_relative", self.eps_relative.unwrap_or(1.0))], ceilings::WEIGHT)?;
+        at_most(&[("loss_threshold", self.loss_threshold)], ceilings::LOSS)?;
         above_zero(&[("edit_lr", self.edit_lr), ("eps", self.eps), ("eps_relative", self.eps_relative.unwrap_or(1.0))])?;
         zero_or_more(&[("loss_threshold", self.loss_threshold)])?;
         at_least_one(&[("n_iter", self.n_iter)])?;

@@ -92,6 +92,10 @@ impl EditMethod for Grace {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &["eps", "edit_lr", "n_iter"]
+    }
+
     fn prepare(&mut self, model: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
         let rules = self.hparams.rules(model.spec())?;
         if rules.stack == Stack::Decoder && rules.layer + 1 == model.spec().n_layers {

@@ -4,8 +4,12 @@ use serde_json::Value;
 
 /// The encoder of EasyEdit's files.
 const ENCODER: &str = "sentence-transformers/all-MiniLM-L6-v2";
-/// More demonstrations no model has room for.
+/// Demonstrations.
 const MOST: usize = 10_000;
+/// Parts of a ratio.
+const MOST_PARTS: usize = 1000;
+/// Tokens that are left free.
+const MOST_RESERVE: usize = 1 << 24;
 
 /// How demonstrations near to a fact are found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +94,16 @@ impl Hparams for IkeHparams {
 
     fn check(&self) -> Result<(), String> {
         if self.k == 0 || self.k > MOST {
-            return Err(format!("k is {}; the number of demonstrations is 1 to {MOST} (leave out train_data for none)", self.k));
+            return Err(format!(
+                "k is {}; the number of demonstrations is 1 to {MOST}, more than any model has room for (leave out train_data for none)",
+                self.k
+            ));
+        }
+        if let Some(part) = self.ratio.iter().find(|part| **part > MOST_PARTS) {
+            return Err(format!("ratio holds {part}; its parts are at most {MOST_PARTS} (only their ratio counts)"));
+        }
+        if let Some(reserve) = self.reserve.filter(|reserve| *reserve > MOST_RESERVE) {
+            return Err(format!("reserve is {reserve}; it must be at most {MOST_RESERVE} (no model reads that many tokens)"));
         }
         if self.ratio.iter().all(|part| *part == 0) {
             return Err("ratio is all 0; give the shares of copy, update and retain, such as [1, 3, 4]".into());

@@ -55,9 +55,14 @@ impl Answer {
         });
         Ok(Self { text, is_models: true, prompts: prompts.collect::<Result<_>>().map_err(named)? })
     }
+}
 
-    /// Ids of its tokens.
-    pub(crate) fn ids(&self) -> &[u32] {
-        self.prompts.first().map(TargetTokens::target).unwrap_or_default()
-    }
+/// The new answer behind the request's prompt in each of the contexts `templates`, the bare prompt first.
+///
+/// # Errors
+///
+/// If a prompt or the answer has no tokens.
+pub(crate) fn new_answers(model: &dyn LanguageModel, request: &EditRequest, templates: &[String]) -> Result<Vec<TargetTokens>> {
+    let prompt = request.filled_prompt();
+    templates.iter().map(|template| encode_with_target(model, &template.replacen("{}", &prompt, 1), &request.target_new)).collect()
 }

@@ -1,7 +1,12 @@
 use easyedit_core::{Hparams, ModelSpec};
-use easyedit_kernels::{at_least_one, below_one, hparams_defaults, zero_or_more};
+use easyedit_kernels::{Ceiling, at_least_one, at_most, below_one, ceilings, hparams_defaults, templates_within, zero_or_more};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+/// Terms of the sum that stands for the integral.
+const STEPS: Ceiling<usize> = Ceiling { most: 1000, reason: "every term runs each layer of the model there and back" };
+/// Neurons of a request.
+const NEURONS: Ceiling<usize> = Ceiling { most: 10_000_000, reason: "no model has more" };
 
 /// What is done to the neurons that were found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +32,8 @@ impl KnMode {
     }
 }
 
-/// Hyperparameters of KN. The keys and their meaning are EasyEdit's; `lambda_1`, `lambda_2`, `max_neurons` and `mode` are ours.
+/// Hyperparameters of KN. The keys and their meaning are EasyEdit's; `lambda_1`, `lambda_2`, `max_neurons`, `mode`,
+/// `line_search`, `margin` and `context_template_length_params` are ours.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KnHparams {
     /// `KN`.
@@ -39,7 +45,7 @@ pub struct KnHparams {
     #[serde(default)]
     pub device: Value,
     /// Terms of the sum that stands for the integral: with m of them the activation is scaled by 1/m, 2/m, ..., 1. At least 1, with which
-    /// an attribution is the derivative at the activation, times the activation.
+    /// an attribution is the derivative at the activation, times the activation; at most 1000.
     pub steps: usize,
     /// Neurons are a fact's if their attribution is above this share of the largest; at least 0 and below 1.
     #[serde(deserialize_with = "easyedit_core::number")]
@@ -62,6 +68,16 @@ pub struct KnHparams {
     /// How often the new answer's embedding is added; 0 or more. The paper's is 8, in EasyEdit it is 2.
     #[serde(default = "lambda_2", deserialize_with = "easyedit_core::number")]
     pub lambda_2: f64,
+    /// Whether `lambda_1` and `lambda_2` are scaled by the smallest factor with which the new answer is said; both keep their ratio. `false`
+    /// takes them as they are, as the paper and EasyEdit do.
+    #[serde(default = "hparams_defaults::yes")]
+    pub line_search: bool,
+    /// The factor is large enough if every token of the new answer is more probable than any other by this; in nats, 0 or more.
+    #[serde(default = "margin", deserialize_with = "easyedit_core::number")]
+    pub margin: f64,
+    /// Pairs of (tokens, number) of the context templates in which the answer is to be said, beside the bare prompt.
+    #[serde(default)]
+    pub context_template_length_params: Vec<(usize, usize)>,
     /// Kept for EasyEdit's files: as many scaled activations are run at once as fit into memory.
     #[serde(default = "hparams_defaults::one")]
     pub batch_size: usize,
@@ -87,6 +103,10 @@ fn lambda_2() -> f64 {
     8.0
 }
 
+fn margin() -> f64 {
+    1.0
+}
+
 fn shared_by() -> f64 {
     0.4
 }
@@ -105,6 +125,9 @@ impl Hparams for KnHparams {
         "mode",
         "lambda_1",
         "lambda_2",
+        "line_search",
+        "margin",
+        "context_template_length_params",
         "batch_size",
         "lr_scale",
         "n_toks",
@@ -113,8 +136,15 @@ impl Hparams for KnHparams {
     ];
 
     fn check(&self) -> std::result::Result<(), String> {
+        at_most(&[("steps", self.steps)], STEPS)?;
+        at_most(&[("max_neurons", self.max_neurons.unwrap_or(1))], NEURONS)?;
         at_least_one(&[("steps", self.steps), ("max_neurons", self.max_neurons.unwrap_or(1))])?;
-        zero_or_more(&[("lambda_1", self.lambda_1), ("lambda_2", self.lambda_2)])?;
+        at_most(&[("batch_size", self.batch_size)], ceilings::BATCH)?;
+        at_most(&[("max_length", self.max_length)], ceilings::LENGTH)?;
+        templates_within("context_template_length_params", &self.context_template_length_params)?;
+        let weights = [("lambda_1", self.lambda_1), ("lambda_2", self.lambda_2), ("margin", self.margin)];
+        at_most(&weights, ceilings::WEIGHT)?;
+        zero_or_more(&weights)?;
         below_one(&[("adaptive_threshold", self.adaptive_threshold), ("p", self.p)])
     }
 }
@@ -134,6 +164,9 @@ impl KnHparams {
             mode: KnMode::Edit,
             lambda_1: lambda_1(),
             lambda_2: lambda_2(),
+            line_search: true,
+            margin: margin(),
+            context_template_length_params: Vec::new(),
             batch_size: 1,
             lr_scale: Value::Null,
             n_toks: Value::Null,

@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 
 use easyedit_core::{Edit, EditContext, EditMethod, EditRequest, EditedModel, Error, Hparams, LanguageModel, Method, ModelSpec, Result};
+use easyedit_kernels::{TemplateConfig, context_templates};
 use serde_json::{Value, json};
 
-use crate::answer::Answer;
+use crate::answer::{Answer, new_answers};
 use crate::attribution::attribute;
-use crate::embedding_change::{Changes, change_of_columns};
+use crate::embedding_change::{Changes, changes_of_columns};
 use crate::hparams::KnHparams;
+use crate::line_search::{Found, Reached, smallest_factor};
 use crate::neurons::{Neuron, coarse, refined};
 use crate::patch::{Patch, PatchData};
 
@@ -14,6 +16,8 @@ use crate::patch::{Patch, PatchData};
 #[derive(Debug)]
 pub struct Kn {
     hparams: KnHparams,
+    /// Contexts in which a new answer is to be said; none before they are written.
+    templates: Vec<String>,
 }
 
 impl Method for Kn {
@@ -21,7 +25,7 @@ impl Method for Kn {
     const SUMMARY: &'static str = "knowledge neurons: found by integrated gradients, edited, suppressed or enhanced (Dai et al. 2022)";
 
     fn new(hparams: KnHparams) -> Self {
-        Self { hparams }
+        Self { hparams, templates: Vec::new() }
     }
 
     fn hparams_for(spec: &ModelSpec) -> KnHparams {
@@ -65,6 +69,58 @@ impl Kn {
         Ok((answer, neurons, told))
     }
 
+    /// Adds the change for `request` to `changes`, as large as its new answer needs. Tells what came of it.
+    fn change(
+        &self,
+        model: &dyn LanguageModel,
+        request: &EditRequest,
+        (answer, neurons): (&Answer, &[Neuron]),
+        changes: &mut Changes,
+    ) -> Result<Found> {
+        let named = |error: Error| request.error(error.to_string());
+        let rows = new_answers(model, request, &self.templates).map_err(named)?;
+        let (Some(old), Some(new)) = (answer.prompts.first(), rows.first()) else { return Err(request.error("there is no prompt")) };
+        let columns = changes_of_columns(model, request, neurons, [old, new], &self.hparams)?;
+        let reached = |factor: f64| Reached::by(&*changes.with(model, neurons, &columns, factor).applied(model)?, &rows);
+        let found = match self.hparams.line_search {
+            true => smallest_factor(self.hparams.margin, reached)?,
+            false => {
+                let reached = reached(1.0)?;
+                Found { factor: 1.0, reached, works: reached.predicted >= 1.0, passes: 1 }
+            }
+        };
+        if !found.works {
+            tracing::warn!(
+                "request {}: no factor of lambda_1 and lambda_2 that was tried makes the model say {:?}; the best is {:.4}, with which {:.0} % of its \
+                 tokens are predicted; raise max_neurons or lower adaptive_threshold",
+                request.case_id,
+                request.target_new,
+                found.factor,
+                100.0 * found.reached.predicted
+            );
+        }
+        *changes = changes.with(model, neurons, &columns, found.factor);
+        Ok(found)
+    }
+
+    /// Tells of each request of several how its answer is said with the changes of all of them, as later ones can undo earlier ones.
+    fn tell_together(&self, model: &dyn LanguageModel, requests: &[EditRequest], changes: &Changes, told: &mut [Value]) -> Result<()> {
+        let changed = changes.applied(model)?;
+        let mut lost = 0;
+        for (request, told) in requests.iter().zip(told) {
+            let reached = Reached::by(&*changed, &new_answers(model, request, &self.templates)?)?;
+            lost += usize::from(reached.predicted < 1.0);
+            told["change"]["together"] = json!(reached);
+        }
+        if lost > 0 {
+            tracing::warn!(
+                "the changes of {} requests disturb one another: {lost} of the new answers are not said with all of them; edit fewer facts at once",
+                requests.len()
+            );
+        }
+        Ok(())
+    }
+
     fn warn(&self, requests: &[EditRequest]) {
         if self.hparams.steps == 1 {
             tracing::warn!(
@@ -86,22 +142,37 @@ impl EditMethod for Kn {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
-    fn prepare(&mut self, _: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &["lambda_2", "adaptive_threshold"]
+    }
+
+    fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
+        let lengths = &self.hparams.context_template_length_params;
+        if !self.changes_weights() || lengths.is_empty() {
+            self.templates = vec!["{}".to_owned()];
+        } else if self.templates.is_empty() {
+            let config = TemplateConfig { lengths: lengths.clone(), seed: context.seed };
+            self.templates = context_templates(model, &config, context.cache.map(|path| path.as_path()), context.progress)?;
+        }
         Ok(())
     }
 
     fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+        self.prepare(model, context)?;
         self.warn(requests);
         let mut all_told = Vec::with_capacity(requests.len());
         let mut all_neurons = Vec::with_capacity(requests.len());
         let mut changes = Changes::default();
         for request in requests {
-            let (answer, neurons, told) = self.neurons(model, request, context)?;
+            let (answer, neurons, mut told) = self.neurons(model, request, context)?;
             if self.changes_weights() {
-                changes.add(model, &neurons, &change_of_columns(model, request, answer.ids(), &self.hparams)?);
+                told["change"] = json!(self.change(model, request, (&answer, &neurons), &mut changes)?);
             }
             all_told.push(told);
             all_neurons.push(neurons);
+        }
+        if self.changes_weights() && requests.len() > 1 {
+            self.tell_together(model, requests, &changes, &mut all_told)?;
         }
         let edit = |deltas| Edit::of(self, model, requests, context.seed, Value::Array(all_told), deltas);
         match self.changes_weights() {

@@ -140,20 +140,31 @@ fn edit(model: &dyn LanguageModel, hparams: KnHparams, request: EditRequest) -> 
 }
 
 #[test]
-fn columns_of_the_neurons_alone_change_by_the_embeddings() {
-    for family in ["gpt2", "llama", "t5"] {
+fn columns_of_the_neurons_alone_change_by_the_embeddings_with_their_activations_signs() {
+    let mut signs = [0, 0];
+    for (family, line_search) in [("gpt2", false), ("llama", false), ("t5", false), ("llama", true)] {
         let model = tiny_model(family, 23).unwrap();
-        let made = edit(&*model, KnHparams { lambda_1: 0.5, lambda_2: 3.0, ..hparams(&*model, KnMode::Edit) }, request());
+        let wanted = KnHparams { lambda_1: 0.5, lambda_2: 3.0, line_search, ..hparams(&*model, KnMode::Edit) };
+        let made = edit(&*model, wanted, request());
+        let factor = made.diagnostics[0]["change"]["factor"].as_f64().unwrap();
+        assert!(line_search || factor == 1.0);
         let neurons = made.diagnostics[0]["neurons"].as_array().unwrap();
         assert!(!neurons.is_empty() && neurons.len() <= 5, "{family}");
         let head = model.weight(&easyedit_core::ParamName::weight_of(&model.spec().modules.lm_head, 0)).unwrap();
-        let mean = |answer: &str| {
-            let ids = encode_with_target(&*model, "The capital of Peru is", answer).unwrap().target().to_vec();
-            let rows: Vec<usize> = ids.iter().map(|id| *id as usize).collect();
-            tensor_values(&model.rows_of(head.clone(), &rows).mean_dim(0)).unwrap()
-        };
-        let column: Vec<f32> = mean("Lima").iter().zip(mean("Quito")).map(|(old, new)| 3.0 * new - 0.5 * old).collect();
         let spec = model.spec();
+        // The sum of the answer's embeddings, each times the neuron's activation where its token is predicted, over the sum of their sizes.
+        let direction = |answer: &str, layer: usize, index: usize| {
+            let tokens = encode_with_target(&*model, "The capital of Peru is", answer).unwrap();
+            let mut sum = vec![0f32; spec.d_model];
+            let mut size = 0.0;
+            for (place, id) in tokens.predicting().zip(tokens.target()) {
+                let activation = key(&*model, &tokens, place, layer)[index];
+                let embedding = tensor_values(&model.rows_of(head.clone(), &[*id as usize])).unwrap();
+                sum.iter_mut().zip(embedding).for_each(|(sum, e)| *sum += activation * e);
+                size += activation.abs();
+            }
+            sum.iter().map(|v| v / size).collect::<Vec<f32>>()
+        };
         for layer in 0..spec.n_layers {
             let chosen: Vec<u64> = neurons.iter().filter(|n| n["layer"] == layer).map(|n| n["index"].as_u64().unwrap()).collect();
             let Some(delta) = made.deltas.get(&spec.mlp_out_weight(layer)) else {
@@ -164,7 +175,14 @@ fn columns_of_the_neurons_alone_change_by_the_embeddings() {
             let columns = if spec.mlp_out_layout == WeightLayout::OutIn { delta.transpose() } else { delta };
             let values = tensor_values(&columns).unwrap();
             for (index, change) in values.chunks_exact(spec.d_model).enumerate() {
-                let wanted = if chosen.contains(&(index as u64)) { column.clone() } else { vec![0.0; spec.d_model] };
+                let wanted: Vec<f32> = if chosen.contains(&(index as u64)) {
+                    let tokens = encode_with_target(&*model, "The capital of Peru is", "Quito").unwrap();
+                    signs[usize::from(key(&*model, &tokens, tokens.predicting().start, layer)[index] < 0.0)] += 1;
+                    let (old, new) = (direction("Lima", layer, index), direction("Quito", layer, index));
+                    old.iter().zip(new).map(|(old, new)| factor as f32 * (3.0 * new - 0.5 * old)).collect()
+                } else {
+                    vec![0.0; spec.d_model]
+                };
                 assert!(change.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-5), "{family}, layer {layer}, neuron {index}");
             }
         }
@@ -175,6 +193,69 @@ fn columns_of_the_neurons_alone_change_by_the_embeddings() {
             assert_eq!(edited.weight(name).unwrap().into_data(), model.weight(name).unwrap().into_data(), "{family}");
         }
     }
+    assert!(signs[0] > 0 && signs[1] > 0, "neurons of both signs: {signs:?}");
+}
+
+/// Log-probability of the request's new answer.
+fn new_answer(model: &dyn LanguageModel) -> f64 {
+    let tokens = encode_with_target(model, "The capital of Peru is", "Quito").unwrap();
+    let mut pass = model.start(&[&tokens.source], TokenBatch::new(&[tokens.input()]).unwrap()).unwrap();
+    let hidden = model.hidden(&mut pass, &mut ()).unwrap();
+    let logits = model.logits(hidden, &tokens.predicting().collect::<Vec<_>>()).unwrap();
+    let vocabulary = logits.dims()[1];
+    let values = tensor_values(&activation::log_softmax(logits, 1)).unwrap();
+    tokens.target().iter().enumerate().map(|(place, id)| f64::from(values[place * vocabulary + *id as usize])).sum()
+}
+
+#[test]
+fn the_new_answer_becomes_more_probable_with_every_neuron_and_with_all_of_them() {
+    for family in FAMILIES {
+        let model = tiny_model(family, 26).unwrap();
+        let before = new_answer(&*model);
+        let after = |made: &Edit| {
+            let mut edited = model.boxed_clone();
+            let _applied = made.apply(&mut *edited).unwrap();
+            new_answer(&*edited)
+        };
+        let searched = edit(&*model, hparams(&*model, KnMode::Edit), request());
+        assert!(after(&searched) > before, "{family}: {} after {before}", after(&searched));
+        let change = &searched.diagnostics[0]["change"];
+        assert!(change["passes"].as_u64().unwrap() <= 16 && change["works"].is_boolean() && change["margin"].is_f64(), "{change}");
+        // One neuron at a time, whatever the sign of its activation, and so little that only the direction counts.
+        for max_neurons in 1..=5 {
+            let fixed = KnHparams {
+                lambda_1: 0.0,
+                lambda_2: 1e-2,
+                line_search: false,
+                max_neurons: Some(max_neurons),
+                ..hparams(&*model, KnMode::Edit)
+            };
+            let made = edit(&*model, fixed, request());
+            assert!(after(&made) > before, "{family}, {max_neurons} neurons: {} after {before}", after(&made));
+        }
+    }
+}
+
+#[test]
+fn several_requests_are_told_of_alone_and_together() {
+    let model = tiny_model("llama", 28).unwrap();
+    let second = EditRequest { case_id: 9, ..EditRequest::new("Two and two are", "", "five") };
+    let made = Kn::new(hparams(&*model, KnMode::Edit)).edit(&*model, &[request(), second], &CONTEXT).unwrap();
+    let [first, last] = [0, 1].map(|place| made.diagnostics[place]["change"].clone());
+    // The last was searched for on top of all others; the first was not.
+    assert_eq!((&last["predicted"], &last["margin"]), (&last["together"]["predicted"], &last["together"]["margin"]));
+    assert_ne!(first["margin"], first["together"]["margin"]);
+    let alone = edit(&*model, hparams(&*model, KnMode::Edit), request());
+    assert!(alone.diagnostics[0]["change"]["together"].is_null());
+}
+
+#[test]
+fn a_search_that_finds_no_factor_says_so_and_keeps_the_best() {
+    let model = tiny_model("gpt2", 27).unwrap();
+    let made = edit(&*model, KnHparams { margin: 1e6, ..hparams(&*model, KnMode::Edit) }, request());
+    let change = &made.diagnostics[0]["change"];
+    assert_eq!((change["works"].as_bool(), change["passes"].as_u64()), (Some(false), Some(12)));
+    assert!(change["factor"].as_f64().unwrap() > 0.0 && !made.deltas.is_empty());
 }
 
 #[test]
@@ -253,12 +334,15 @@ fn refining_takes_the_neurons_that_prompts_share() {
 fn easyedits_files_load_and_bad_values_are_named() {
     for text in [include_str!("../../../../hparams/KN/llama-7b.yaml"), include_str!("../../../../hparams/KN/gpt2-xl.yaml")] {
         let hparams: KnHparams = HparamsDocument::parse(text, "file").unwrap().read().unwrap();
-        assert_eq!((hparams.lambda_1, hparams.lambda_2, hparams.mode), (1.0, 8.0, KnMode::Edit));
+        assert_eq!((hparams.lambda_1, hparams.lambda_2, hparams.mode, hparams.line_search), (1.0, 8.0, KnMode::Edit, true));
     }
     let text = include_str!("../../../../hparams/KN/gpt2-xl.yaml");
-    for (from, to, part) in
-        [("steps: 20", "steps: 0", "steps"), ("p: 0.4", "p: 1.5", "p is 1.5"), ("refine:", "refined:", "did you mean refine")]
-    {
+    for (from, to, part) in [
+        ("steps: 20", "steps: 0", "steps"),
+        ("steps: 20", "steps: 1000000000", "steps is 1000000000; it must be at most 1000"),
+        ("p: 0.4", "p: 1.5", "p is 1.5"),
+        ("refine:", "refined:", "did you mean refine"),
+    ] {
         let error = HparamsDocument::parse(&text.replace(from, to), "file").unwrap().read::<KnHparams>().unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }

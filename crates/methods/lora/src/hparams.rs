@@ -1,7 +1,10 @@
-use easyedit_core::{Hparams, ModelSpec};
-use easyedit_kernels::{above_zero, at_least_one, below_one, zero_or_more};
+use easyedit_core::{Error, Hparams, ModelSpec};
+use easyedit_kernels::{Ceiling, above_zero, at_least_one, at_most, below_one, ceilings, layers_within, zero_or_more};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+/// Ranks of a change.
+const RANK: Ceiling<usize> = Ceiling { most: 1 << 16, reason: "no weight of a model has a higher rank" };
 
 /// The form of the change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +62,7 @@ pub struct LoraHparams {
     /// MLP's out-projection; empty for the projections of queries and values, or what holds them.
     #[serde(default)]
     pub target_modules: Vec<String>,
-    /// Rank of a change; of AdaLoRA the mean at the end. At least 1.
+    /// Rank of a change; of AdaLoRA the mean at the end. At least 1, and at most the model's width.
     pub rank: usize,
     /// The change is scaled by this over `rank`; above 0.
     #[serde(deserialize_with = "easyedit_core::number")]
@@ -154,8 +157,21 @@ impl Hparams for LoraHparams {
     ];
 
     fn check(&self) -> Result<(), String> {
+        let ranks = [("rank", self.rank), ("init_r", self.init_r.unwrap_or(0))];
+        at_most(&ranks, RANK)?;
+        let steps = [("t_init", self.t_init.unwrap_or(0)), ("t_final", self.t_final.unwrap_or(0))];
+        at_most(&[("num_steps", self.num_steps), ("deltaT", self.delta_t)], ceilings::STEPS)?;
+        at_most(&steps, ceilings::STEPS)?;
+        at_most(&[("batch_size", self.batch_size)], ceilings::BATCH)?;
+        at_most(&[("max_length", self.max_length)], ceilings::LENGTH)?;
+        layers_within("layers", &self.layers)?;
+        at_most(&[("lr", self.lr)], ceilings::RATE)?;
+        let weights = [("weight_decay", self.weight_decay), ("kl_factor", self.kl_factor), ("orth_reg_weight", self.orth_reg_weight)];
+        at_most(&weights, ceilings::WEIGHT)?;
+        at_most(&[("lora_alpha", self.lora_alpha)], ceilings::WEIGHT)?;
+        at_most(&[("early_stop_loss", self.early_stop_loss.unwrap_or(0.0))], ceilings::LOSS)?;
         above_zero(&[("lr", self.lr), ("lora_alpha", self.lora_alpha)])?;
-        zero_or_more(&[("weight_decay", self.weight_decay), ("orth_reg_weight", self.orth_reg_weight)])?;
+        zero_or_more(&weights)?;
         below_one(&[("lora_dropout", self.lora_dropout), ("beta1", self.beta1), ("beta2", self.beta2)])?;
         if let Some(loss) = self.early_stop_loss {
             above_zero(&[("early_stop_loss", loss)])?;
@@ -201,6 +217,22 @@ impl LoraHparams {
         }
     }
 
+    /// Checks that the ranks fit the model.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Hparams`] naming the key.
+    pub(crate) fn check_model(&self, spec: &ModelSpec) -> easyedit_core::Result<()> {
+        let widest = spec.d_model.max(spec.d_mlp);
+        let ranks = [("rank", self.rank), ("init_r", self.initial_rank())];
+        match ranks.into_iter().find(|(_, rank)| *rank > widest) {
+            Some((key, rank)) => {
+                Err(Error::hparams(format!("{key} is {rank}, but {} is {widest} wide, and no weight has a higher rank", spec.name)))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Rank of each weight in the beginning.
     pub(crate) fn initial_rank(&self) -> usize {
         match self.lora_type {
@@ -237,6 +269,16 @@ mod tests {
     }
 
     #[test]
+    fn ranks_beyond_any_weight_are_refused_before_anything_is_allocated() {
+        let with = |line: &str| HparamsDocument::parse(&REST.replace("rank: 8", line), "lora.yaml").unwrap().read::<LoraHparams>();
+        for line in ["rank: 1000000000", "rank: 8\ninit_r: 1000000000"] {
+            let message = with(line).unwrap_err().to_string();
+            assert!(message.contains("is 1000000000; it must be at most 65536 (no weight of a model has a higher rank)"), "{message}");
+        }
+        assert!(with("rank: 65536").is_ok());
+    }
+
+    #[test]
     fn errors_name_the_key() {
         for (lines, part) in [
             ("lora_dropout: 1.0", "lora_dropout"),
@@ -246,6 +288,7 @@ mod tests {
             ("lora_type: qlora", "lora_type"),
             ("early_stop_loss: 0.0", "early_stop_loss"),
             ("sequential: on", "sequential"),
+            ("deltaT: 1000000000", "deltaT is 1000000000; it must be at most 100000"),
         ] {
             let message = read(lines).unwrap_err();
             assert!(message.contains(part) && message.contains("lora.yaml"), "{message}");

@@ -102,11 +102,17 @@ impl EditMethod for Lora {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &["lr", "num_steps", "rank"]
+    }
+
     fn prepare(&mut self, model: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
+        self.hparams.check_model(model.spec())?;
         target_weights(model, &self.hparams.target_modules, &self.hparams.layers).map(|_| ())
     }
 
     fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+        self.hparams.check_model(model.spec())?;
         let mut rng = ChaCha8Rng::seed_from_u64(context.seed);
         let carried = self.carried(model)?;
         let continued = carried.is_some();

@@ -44,6 +44,18 @@ fn facts_are_learned_by_low_rank_changes_of_queries_and_values() {
 }
 
 #[test]
+fn a_rank_beyond_the_models_width_is_refused() {
+    let model = tiny_model("llama", 51).unwrap();
+    for (hparams, key) in [
+        (LoraHparams { rank: 5000, ..hparams(&*model, LoraType::Lora) }, "rank is 5000"),
+        (LoraHparams { init_r: Some(6000), ..hparams(&*model, LoraType::AdaLora) }, "init_r is 6000"),
+    ] {
+        let message = Lora::new(hparams).edit(&*model, &requests(), &CONTEXT).unwrap_err().to_string();
+        assert!(message.contains(key) && message.contains("no weight has a higher rank"), "{message}");
+    }
+}
+
+#[test]
 fn plain_adapters_have_the_rank_asked_for_and_pruned_ones_the_budget() {
     let model = tiny_model("llama", 52).unwrap();
     // Six weights: queries and values of three layers.

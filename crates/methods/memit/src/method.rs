@@ -1,5 +1,5 @@
 use easyedit_core::{Edit, EditContext, EditMethod, EditRequest, Hparams, LanguageModel, Method, ModelSpec, Result};
-use easyedit_kernels::{Cholesky, MassEdit, Preparation, ResidualShare, ValueSite};
+use easyedit_kernels::{Cholesky, KeyWeight, MassEdit, Preparation, ResidualShare, ValueSite};
 use serde_json::Value;
 
 use crate::MemitHparams;
@@ -51,6 +51,10 @@ impl EditMethod for Memit {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &["mom2_update_weight", "v_lr", "v_num_grad_steps"]
+    }
+
     fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
         self.preparation.prepare(model, &self.hparams.settings(), true, context)
     }
@@ -59,10 +63,12 @@ impl EditMethod for Memit {
         self.prepare(model, context)?;
         let settings = self.hparams.settings();
         let values = settings.value_config(ValueSite::BlockOutput);
-        let mass = MassEdit { settings, preparation: &self.preparation, values, share: ResidualShare::Linear };
+        let mass =
+            MassEdit { settings, preparation: &self.preparation, values, share: ResidualShare::Linear, weight_key: "mom2_update_weight" };
+        let weight = KeyWeight::of(self.hparams.mom2_update_weight, self.hparams.target_share);
         let (deltas, told) = mass.run(model, requests, context, &mut |_, layer, keys| {
             let moments = self.preparation.moments(layer)?;
-            moments.solve_with_keys(self.hparams.mom2_update_weight, keys, &format!("the keys of layer {layer}"))
+            moments.solve_with_keys(weight, keys, &format!("the keys of layer {layer}"))
         })?;
         Ok(Edit::of(self, model, requests, context.seed, told, deltas))
     }

@@ -1,5 +1,5 @@
 use easyedit_core::{Edit, EditContext, EditMethod, EditRequest, Hparams, LanguageModel, Method, ModelSpec, Result};
-use easyedit_kernels::{MassEdit, OncePredicted, Preparation, ResidualShare, ValueConfig, ValueSite};
+use easyedit_kernels::{KeyWeight, MassEdit, OncePredicted, Preparation, ResidualShare, ValueConfig, ValueSite};
 use serde_json::Value;
 
 use crate::PmetHparams;
@@ -36,6 +36,10 @@ impl EditMethod for Pmet {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &["mom2_update_weight", "v_lr", "v_num_grad_steps"]
+    }
+
     fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
         self.preparation.prepare(model, &self.hparams.settings(), true, context)
     }
@@ -48,10 +52,17 @@ impl EditMethod for Pmet {
             once_predicted: Some(ONCE_PREDICTED),
             ..settings.value_config(ValueSite::MlpAndAttentionOutput)
         };
-        let mass = MassEdit { settings, preparation: &self.preparation, values, share: ResidualShare::SquareRoot };
+        let mass = MassEdit {
+            settings,
+            preparation: &self.preparation,
+            values,
+            share: ResidualShare::SquareRoot,
+            weight_key: "mom2_update_weight",
+        };
+        let weight = KeyWeight::of(self.hparams.mom2_update_weight, self.hparams.target_share);
         let (deltas, told) = mass.run(model, requests, context, &mut |_, layer, keys| {
             let moments = self.preparation.moments(layer)?;
-            moments.solve_with_keys(self.hparams.mom2_update_weight, keys, &format!("the keys of layer {layer}"))
+            moments.solve_with_keys(weight, keys, &format!("the keys of layer {layer}"))
         })?;
         Ok(Edit::of(self, model, requests, context.seed, told, deltas))
     }

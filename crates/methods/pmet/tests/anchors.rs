@@ -14,7 +14,9 @@ fn hparams(model: &dyn LanguageModel) -> PmetHparams {
         layers: vec![1],
         v_num_grad_steps: 5,
         v_lr: 0.1,
-        mom2_update_weight: 1e-6,
+        mom2_update_weight: Some(1e-6),
+        mom2_dataset: "some text".into(),
+        mom2_n_tokens: None,
         context_template_length_params: vec![],
         ..PmetHparams::for_spec(model.spec())
     }

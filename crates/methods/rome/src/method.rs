@@ -129,6 +129,10 @@ impl EditMethod for Rome {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
+    fn strength_hparams(&self) -> &'static [&'static str] {
+        &["v_lr", "v_num_grad_steps", "clamp_norm_factor"]
+    }
+
     fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
         self.preparation.prepare(model, &self.hparams.settings(), self.hparams.mom2_adjustment, context)
     }

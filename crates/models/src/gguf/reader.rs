@@ -1,13 +1,14 @@
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use easyedit_core::open_input;
 use memmap2::Mmap;
 
 use super::cursor::Cursor;
 use super::types::TensorType;
 use super::value::{Value, ValueType, read_type, read_value};
+use crate::json_file::MAX_WEIGHT_BYTES;
 use crate::{Error, Result};
 
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -55,15 +56,11 @@ impl Gguf {
     /// [`Error::Io`] if it cannot be read; [`Error::Format`] or [`Error::Tensor`] if it is no GGUF file of version 2 or 3, is cut
     /// short, or contradicts itself.
     pub fn open(path: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
-        // A pipe would never end, and an empty file cannot be mapped.
-        if !metadata.is_file() {
-            return Err(Error::format(path, "is not a file; give a .gguf file"));
+        let (file, length) = open_input(path, MAX_WEIGHT_BYTES)?;
+        // An empty file cannot be mapped.
+        if length < HEADER_BYTES {
+            return Err(Error::format(path, format!("is {length} bytes long, too short for a GGUF file")));
         }
-        if metadata.len() < HEADER_BYTES {
-            return Err(Error::format(path, format!("is {} bytes long, too short for a GGUF file", metadata.len())));
-        }
-        let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
         // SAFETY: the mapping is read-only; as with every mapped checkpoint, the file must not be changed while it is in use.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
         let header = parse(path, &map)?;

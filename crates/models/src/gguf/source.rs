@@ -13,6 +13,8 @@ use crate::{Error, Result, TensorSource};
 
 /// Larger numbers of layers, heads or dimensions are damage, not a model.
 const MAX_SIZE: usize = 1 << 24;
+/// Tensors that every block of a llama model has: four of attention, three of the MLP, two norms.
+const BLOCK_TENSORS: usize = 9;
 
 /// A language model of the llama architecture in a GGUF file, seen as a Hugging Face checkpoint.
 ///
@@ -221,8 +223,16 @@ impl Sizes {
         let Some(&[vocabulary, _]) = embedding else {
             return Err(Error::tensor("token_embd.weight", file.path(), "is missing or is not a matrix"));
         };
+        let layers = size("llama.block_count")?;
+        let tensors = file.tensors().count();
+        if layers > (tensors / BLOCK_TENSORS).max(1) {
+            return Err(Error::format(
+                file.path(),
+                format!("key llama.block_count is {layers}, but the file holds {tensors} tensors, and each block has {BLOCK_TENSORS}"),
+            ));
+        }
         Ok(Self {
-            layers: size("llama.block_count")?,
+            layers,
             hidden,
             intermediate: size("llama.feed_forward_length")?,
             heads,

@@ -120,10 +120,15 @@ pub(super) fn tiny_llama() -> TestFile {
 
 /// The same with embeddings for `tokens` of its nine tokens.
 pub(super) fn tiny_llama_embedding(tokens: usize) -> TestFile {
+    tiny_llama_claiming(tokens, 1)
+}
+
+/// The same, which says that it has `layers` layers.
+pub(super) fn tiny_llama_claiming(tokens: usize, layers: u32) -> TestFile {
     let counted = |n: usize| (0..n).map(|i| i as f32).collect::<Vec<_>>();
     TestFile::new()
         .text("general.architecture", "llama")
-        .u32("llama.block_count", 1)
+        .u32("llama.block_count", layers)
         .u32("llama.context_length", 16)
         .u32("llama.embedding_length", 4)
         .u32("llama.feed_forward_length", 3)

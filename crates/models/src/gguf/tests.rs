@@ -4,7 +4,7 @@ use std::time::Instant;
 use proptest::prelude::*;
 
 use super::cursor::Cursor;
-use super::test_file::{TestFile, bytes_of, tiny_llama, tiny_llama_embedding, write_bytes};
+use super::test_file::{TestFile, bytes_of, tiny_llama, tiny_llama_claiming, tiny_llama_embedding, write_bytes};
 use super::*;
 use crate::TensorSource;
 
@@ -106,6 +106,22 @@ fn models_that_are_no_plain_llama_are_refused() {
     for (file, parts) in cases {
         assert_refused(parts[0], &file.bytes(), parts);
     }
+}
+
+#[test]
+fn more_layers_than_tensors_are_refused() {
+    for layers in [2, 1 << 24] {
+        assert_refused("layers", &tiny_llama_claiming(9, layers).bytes(), &[&format!("llama.block_count is {layers}"), "holds 11 tensors"]);
+    }
+}
+
+#[test]
+fn tokens_of_absurd_length_are_refused() {
+    let long = "x".repeat(5000);
+    let file = TestFile::new().texts("tokenizer.ggml.tokens", &["a", &long]).text("tokenizer.ggml.model", "gpt2");
+    let (_dir, path) = file.write();
+    let message = super::tokenizer::build(&Gguf::open(&path).unwrap()).unwrap_err().to_string();
+    assert!(message.contains("tokenizer.ggml.tokens: token 1 has 5000 bytes"), "{message}");
 }
 
 #[test]

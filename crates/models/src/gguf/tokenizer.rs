@@ -8,6 +8,7 @@ use super::reader::Gguf;
 use super::source::GgufFile;
 use super::special::SpecialTokens;
 use crate::sentencepiece::{ScoreBpe, Spaces};
+use crate::tokenizer_checks::MAX_ADDED_BYTES;
 use crate::tokenizer_parts::{framed, mark_tokens, part};
 use crate::{Error, Result, TensorSource};
 
@@ -50,6 +51,10 @@ impl GgufFile {
 pub(super) fn build(file: &Gguf) -> Result<Tokenizer> {
     let missing = |key: &str| Error::format(file.path(), format!("key {key} is missing; the file has no tokenizer"));
     let tokens = file.texts("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
+    if let Some((id, token)) = tokens.iter().enumerate().find(|(_, token)| token.len() > MAX_ADDED_BYTES) {
+        let message = format!("key tokenizer.ggml.tokens: token {id} has {} bytes, at most {MAX_ADDED_BYTES} are possible", token.len());
+        return Err(Error::format(file.path(), message));
+    }
     let vocabulary: Vocab = tokens.iter().zip(0u32..).map(|(token, id)| ((*token).to_owned(), id)).collect();
     if vocabulary.len() != tokens.len() {
         let twin = tokens.iter().zip(0u32..).find(|(token, id)| vocabulary.get(**token) != Some(id)).map_or("", |(token, _)| *token);

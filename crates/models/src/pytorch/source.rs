@@ -1,13 +1,14 @@
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use easyedit_core::{catch_panic, open_input};
 use pytorch_reader::{DType, PickleValue, PytorchReader, Tensor};
 use safetensors::Dtype;
+use zip::{CompressionMethod, ZipArchive};
 
 use super::files::find;
-use crate::json_file::open_regular;
+use crate::json_file::MAX_WEIGHT_BYTES;
 use crate::tensor_checks::{check_shape, missing, weight_type, widen};
 use crate::{Error, Result, TensorSource};
 
@@ -15,6 +16,8 @@ use crate::{Error, Result, TensorSource};
 const WRAPPERS: &[&str] = &["state_dict.", "model_state_dict."];
 /// Packages whose objects may be in a file of weights.
 const PACKAGES: &[&str] = &["torch", "collections", "numpy"];
+/// How a zip archive begins.
+const ZIP_START: &[u8] = b"PK\x03\x04";
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// A tensor, and the file it is in.
@@ -122,12 +125,15 @@ impl TensorSource for PytorchSource {
 
 /// The tensors of a file by their names in the model.
 fn read_file(file: &Path) -> Result<Vec<(String, Tensor)>> {
-    let (mut opened, _) = open_regular(file)?;
+    let (mut opened, _) = open_input(file, MAX_WEIGHT_BYTES)?;
     let mut start = [0; LFS_POINTER.len()];
     if opened.read_exact(&mut start).is_ok() && start == LFS_POINTER {
         return Err(Error::format(file, "is a git-lfs pointer instead of the weights; run `git lfs pull` in its folder"));
     }
     let damaged = |what: String| Error::format(file, format!("cannot be read as a PyTorch checkpoint: {what}; fetch it again"));
+    if start.starts_with(ZIP_START) {
+        check_stored(opened).map_err(&damaged)?;
+    }
     let objects = guarded(|| PytorchReader::read_pickle_data(file, None)).map_err(&damaged)?.map_err(|e| damaged(e.to_string()))?;
     if let Some(foreign) = foreign_object(&objects) {
         let message = format!(
@@ -149,6 +155,18 @@ fn read_file(file: &Path) -> Result<Vec<(String, Tensor)>> {
     Ok(tensors)
 }
 
+/// Checks that an archive's entries are stored as they are: a compressed one unpacks to a thousand times its size.
+fn check_stored(file: std::fs::File) -> Result<(), String> {
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| e.to_string())?;
+    for index in 0..archive.len() {
+        let entry = archive.by_index_raw(index).map_err(|e| e.to_string())?;
+        if entry.compression() != CompressionMethod::Stored || entry.size() != entry.compressed_size() {
+            return Err(format!("its entry {:?} is compressed, which torch.save never does", entry.name()));
+        }
+    }
+    Ok(())
+}
+
 /// The first object in `value` that comes from none of the [`PACKAGES`].
 fn foreign_object(value: &PickleValue) -> Option<&str> {
     match value {
@@ -164,7 +182,7 @@ fn foreign_object(value: &PickleValue) -> Option<&str> {
 
 /// Runs the reader. It returns errors and is not known to panic, but what it is given was made by strangers.
 fn guarded<T>(read: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(read)).map_err(|_| "its parts contradict each other".to_owned())
+    catch_panic(read).map_err(|panic| format!("its parts contradict each other ({panic})"))
 }
 
 fn dtype(dtype: DType) -> Dtype {

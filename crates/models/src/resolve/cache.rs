@@ -1,21 +1,25 @@
 //! Hugging Face's cache: `models--organisation--name/refs/REVISION` names a commit, whose files are in `snapshots/COMMIT`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use easyedit_core::{read_input, read_input_text};
 use serde_json::Value;
 
 use super::HubId;
+use crate::json_file::MAX_JSON_BYTES;
 use crate::{SENTENCEPIECE_FILES, TOKENIZER_FILE};
 
 /// Names of files that hold weights.
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
+/// Longest file that names a commit.
+const MAX_REF_BYTES: u64 = 4096;
+
 /// The folder of a model that is whole in the cache.
 pub(super) fn find(cache: &Path, id: &HubId<'_>) -> Result<PathBuf, String> {
     let repository = cache.join(format!("models--{}", id.repository.replace('/', "--")));
-    let commit = match fs::read_to_string(repository.join("refs").join(id.revision)) {
+    let commit = match read_input_text(&repository.join("refs").join(id.revision), MAX_REF_BYTES) {
         Ok(commit) => commit.trim().to_owned(),
         Err(_) if repository.join("snapshots").join(id.revision).is_dir() => id.revision.to_owned(),
         Err(_) => return Err("not there".to_owned()),
@@ -39,8 +43,10 @@ fn missing_file(folder: &Path) -> Option<String> {
     if has(SINGLE) {
         return None;
     }
-    let Ok(index) = fs::read(folder.join(INDEX)) else { return Some(SINGLE.to_owned()) };
-    match shards(&index) {
+    if !has(INDEX) {
+        return Some(SINGLE.to_owned());
+    }
+    match read_input(&folder.join(INDEX), MAX_JSON_BYTES).map_err(|e| e.to_string()).and_then(|index| shards(&index)) {
         Ok(shards) => shards.into_iter().find(|shard| !has(shard)),
         Err(_) => Some(format!("a readable {INDEX}")),
     }

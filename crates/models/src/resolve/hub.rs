@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use easyedit_core::Progress;
+use easyedit_core::{Progress, read_input};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
 use super::cache::{INDEX, SINGLE, shards};
 use super::{HubId, ModelSettings};
+use crate::json_file::MAX_JSON_BYTES;
 
 /// How long the Hub may take to say that it is there.
 const FIRST_ANSWER: Duration = Duration::from_secs(8);
@@ -101,7 +102,7 @@ fn fetch(settings: &ModelSettings, repo: Repo, events: &Sender<Event>) -> Result
         (true, _) => vec![SINGLE.to_owned()],
         (false, true) => {
             let path = get(INDEX)?;
-            shards(&std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?)?
+            shards(&read_input(&path, MAX_JSON_BYTES).map_err(|e| e.to_string())?)?
         }
         (false, false) => return Err(format!("the repository has no {SINGLE}; convert its weights to safetensors first")),
     };

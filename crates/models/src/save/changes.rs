@@ -78,7 +78,7 @@ fn plan_one<'a>(source: &Checkpoint, parameter: &ParamName, matrix: &'a Matrix) 
 }
 
 /// The type tensor `name` is written in: the one it has in the source, or F32 if the source's format has none of its own.
-fn stored_type(source: &Checkpoint, name: &str) -> Result<WeightType> {
+pub(super) fn stored_type(source: &Checkpoint, name: &str) -> Result<WeightType> {
     match source.files().safetensors().and_then(|files| files.tensor(name).map(|tensor| (files, tensor))) {
         Some((files, tensor)) => {
             let file = files.shards().get(tensor.shard).map_or(source.path(), Shard::path);

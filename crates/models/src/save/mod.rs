@@ -2,8 +2,10 @@
 
 mod card;
 mod changes;
+mod history;
 mod output;
 mod provenance;
+mod revert;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -14,8 +16,9 @@ use serde::Serialize;
 
 use crate::{Checkpoint, Result};
 
-pub use output::check_output;
+pub use output::{check_output, check_output_folder};
 pub use provenance::PROVENANCE_FILE;
+pub use revert::{Restored, Reverted, Way, revert, save_reverted_into};
 
 /// A tensor that was changed, as it is stored now.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -79,15 +82,36 @@ pub fn save_checkpoint_into(
     edits: &[Edit],
     folder: &OutputFolder,
 ) -> Result<SavedCheckpoint> {
+    save(source, changed, What::Applied(edits), folder)
+}
+
+/// What a checkpoint is saved after.
+#[derive(Clone, Copy)]
+enum What<'a> {
+    /// These edits were made.
+    Applied(&'a [Edit]),
+    /// These edits were taken back.
+    Reverted(&'a [Edit]),
+}
+
+impl<'a> What<'a> {
+    fn edits(self) -> &'a [Edit] {
+        match self {
+            Self::Applied(edits) | Self::Reverted(edits) => edits,
+        }
+    }
+}
+
+fn save(source: &Checkpoint, changed: &BTreeMap<ParamName, Matrix>, what: What<'_>, folder: &OutputFolder) -> Result<SavedCheckpoint> {
     check_output(source, folder.path())?;
-    let changes = changes::plan(source, changed, edits)?;
+    let changes = changes::plan(source, changed, what.edits())?;
     let mut companions = source.files().companions()?;
 
-    let staging = output::Staging::new(folder)?;
+    let staging = folder.stage()?;
     let tensors: Vec<SavedTensor> = changes.values().map(|change| change.saved.clone()).collect();
     let readme = companions.remove(card::CARD_FILE);
-    let provenance = provenance::provenance(source, edits, &tensors, companions.remove(PROVENANCE_FILE))?;
-    companions.insert(card::CARD_FILE.to_owned(), card::model_card(source, edits, &tensors, readme.as_deref()));
+    let provenance = provenance::provenance(source, what, &tensors, companions.remove(PROVENANCE_FILE))?;
+    companions.insert(card::CARD_FILE.to_owned(), card::model_card(source, what, &tensors, readme.as_deref())?);
     companions.insert(PROVENANCE_FILE.to_owned(), provenance);
     output::refuse_overwriting(folder.path(), companions.keys())?;
 
@@ -95,7 +119,7 @@ pub fn save_checkpoint_into(
     for (name, bytes) in &companions {
         write_atomically(&staging.path().join(name), |w| w.write_all(bytes))?;
     }
-    let files = staging.publish()?;
+    let files = staging.publish(output::CONFIG_FILE)?;
     Ok(SavedCheckpoint { folder: folder.path().to_owned(), files, tensors, weight_bytes })
 }
 

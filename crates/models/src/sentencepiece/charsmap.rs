@@ -1,4 +1,9 @@
+use std::collections::VecDeque;
+
 use tokenizers::normalizers::Precompiled;
+
+/// Longest replacement of a character, in bytes; the longest known has 33.
+const MAX_REPLACEMENT_BYTES: usize = 256;
 
 /// The replacements of characters in a `precompiled_charsmap`.
 ///
@@ -9,6 +14,12 @@ use tokenizers::normalizers::Precompiled;
 ///
 /// `Normalizer::DecodePrecompiledCharsMap` of google/sentencepiece, and darts-clone's `DoubleArrayUnit`.
 pub(super) fn read(bytes: &[u8]) -> Result<Precompiled, String> {
+    growth(bytes)?;
+    Precompiled::from(bytes).map_err(|e| e.to_string())
+}
+
+/// Checks a map, and gives the most bytes that it makes of one.
+pub(crate) fn growth(bytes: &[u8]) -> Result<u64, String> {
     let damaged = |what: &str| format!("its precompiled_charsmap {what}");
     let (length, rest) = bytes.split_at_checked(4).ok_or_else(|| damaged("is cut off"))?;
     let length = u32::from_le_bytes(length.try_into().unwrap_or_default()) as usize;
@@ -18,16 +29,17 @@ pub(super) fn read(bytes: &[u8]) -> Result<Precompiled, String> {
     }
     let units: Vec<usize> = trie.chunks_exact(4).map(|unit| u32::from_le_bytes(unit.try_into().unwrap_or_default()) as usize).collect();
     let texts = std::str::from_utf8(texts).map_err(|_| damaged("holds texts that are not UTF-8"))?;
-    check(&units, texts).map_err(damaged)?;
-    Precompiled::from(bytes).map_err(|e| e.to_string())
+    check(&units, texts).map_err(damaged)
 }
 
-fn check(units: &[usize], texts: &str) -> Result<(), &'static str> {
+fn check(units: &[usize], texts: &str) -> Result<u64, &'static str> {
     let outside = "leads out of its trie";
     let mut seen = vec![false; units.len()];
     *seen.first_mut().ok_or("has an empty trie")? = true;
-    let mut open = vec![0];
-    while let Some(place) = open.pop() {
+    let mut growth = 1;
+    // Places with the least number of bytes that lead there: nearest first, because several paths may lead to one place.
+    let mut open = VecDeque::from([(0, 0)]);
+    while let Some((place, depth)) = open.pop_front() {
         let unit = units[place];
         let base = place ^ ((unit >> 10) << ((unit & (1 << 9)) >> 6));
         if (unit >> 8) & 1 == 1 {
@@ -35,16 +47,22 @@ fn check(units: &[usize], texts: &str) -> Result<(), &'static str> {
             if !texts.is_char_boundary(value) {
                 return Err("points out of its texts");
             }
+            let rest = texts.as_bytes().get(value..).unwrap_or_default();
+            let length = rest.iter().take(MAX_REPLACEMENT_BYTES + 1).take_while(|byte| **byte != 0).count();
+            if length > MAX_REPLACEMENT_BYTES {
+                return Err("replaces a character by more than 256 bytes");
+            }
+            growth = growth.max(length.div_ceil(std::cmp::max(depth, 1)));
         }
         for byte in 1..=255 {
             let child = base ^ byte;
             // The bits of a label, and the one that marks a value.
             if units.get(child).ok_or(outside)? & 0x8000_00FF == byte && !std::mem::replace(&mut seen[child], true) {
-                open.push(child);
+                open.push_back((child, depth + 1));
             }
         }
     }
-    Ok(())
+    Ok(growth as u64)
 }
 
 #[cfg(test)]
@@ -69,6 +87,16 @@ mod tests {
         assert_eq!(read(&map(256, 2, 0)).unwrap().transform("A"), Some("a"));
         assert_eq!(read(&map(256, 2, 2)).unwrap().transform("A"), Some("é"));
         assert_eq!(read(&map(256, 2, 0)).unwrap().transform("B"), None);
+    }
+
+    #[test]
+    fn growth_is_the_bytes_made_of_one() {
+        assert_eq!(growth(&map(256, 2, 0)), Ok(1));
+        assert_eq!(growth(&map(256, 2, 2)), Ok(2));
+        let long = |bytes: usize| [map(256, 2, 5), vec![b'x'; bytes]].concat();
+        assert_eq!(growth(&long(256)), Ok(256));
+        assert!(growth(&long(257)).unwrap_err().contains("more than 256 bytes"));
+        assert!(growth(&[0xFF; 5]).unwrap_err().contains("cut off"));
     }
 
     #[test]

@@ -15,18 +15,19 @@ mod vocabulary;
 
 use std::path::Path;
 
+use easyedit_core::read_input;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+pub(crate) use charsmap::growth as charsmap_growth;
 use convention::Convention;
 pub(crate) use proto::PieceType;
 pub(crate) use score_bpe::ScoreBpe;
 pub(crate) use spaces::Spaces;
 use vocabulary::Vocabulary;
 
-use crate::json_file::open_regular;
+use crate::Result;
 use crate::tokenizer_parts::{framed, mark_tokens};
-use crate::{Error, Result};
 
 /// What makes a `tokenizer.json` of any of a model's own tokenizer files.
 pub(crate) const CONVERT: &str = "AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER)";
@@ -39,9 +40,9 @@ const MAX_BYTES: u64 = 16 << 20;
 ///
 /// # Errors
 ///
-/// [`Error::Format`] naming the file that is damaged; [`Error::Unsupported`] for kinds of SentencePiece that are not read.
+/// [`Error::Format`](crate::Error::Format) naming the file that is damaged; [`Error::Unsupported`](crate::Error::Unsupported) for kinds of SentencePiece that are not read.
 pub(crate) fn load(path: &Path, config: &Value, tokenizer_config: Option<&Value>) -> Result<(Tokenizer, Option<u32>)> {
-    let vocabulary = Vocabulary::parse(path, &read(path)?)?;
+    let vocabulary = Vocabulary::parse(path, &read_input(path, MAX_BYTES)?)?;
     let mut tokenizer = vocabulary.tokenizer(path)?;
     let tokens: Vec<&str> = vocabulary.tokens();
     mark_tokens(&mut tokenizer, &tokens, &vocabulary.types, vocabulary.spaces.are_plain());
@@ -49,12 +50,4 @@ pub(crate) fn load(path: &Path, config: &Value, tokenizer_config: Option<&Value>
     let (before, behind) = convention.apply(&mut tokenizer)?;
     tokenizer.with_post_processor(framed(path, &before, &behind)?);
     Ok((tokenizer, vocabulary.eos()))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let (_, length) = open_regular(path)?;
-    if length > MAX_BYTES {
-        return Err(Error::format(path, format!("is too large to be a SentencePiece vocabulary ({length} bytes)")));
-    }
-    crate::json_file::read_small_file(path)
 }

@@ -1,6 +1,6 @@
 use easyedit_core::tokens::FactToken;
 use easyedit_core::{Hparams, ModelSpec};
-use easyedit_kernels::{ValueConfig, ValueSite, above_zero, zero_or_more};
+use easyedit_kernels::{ValueConfig, ValueSite, above_zero, at_least_one, at_most, ceilings, layers_within, zero_or_more};
 use serde::{Deserialize, Serialize};
 
 /// Hyperparameters of NEWMETHOD.
@@ -38,11 +38,15 @@ impl Hparams for NewMethodHparams {
         if self.layers.len() != 1 {
             return Err(format!("layers is {:?}; name the one layer to edit", self.layers));
         }
-        if self.v_num_grad_steps == 0 {
-            return Err("v_num_grad_steps is 0; without a step nothing is found".into());
-        }
+        layers_within("layers", &self.layers)?;
+        at_least_one(&[("v_num_grad_steps", self.v_num_grad_steps)])?;
+        at_most(&[("v_num_grad_steps", self.v_num_grad_steps)], ceilings::STEPS)?;
+        at_most(&[("v_lr", self.v_lr)], ceilings::RATE)?;
         above_zero(&[("v_lr", self.v_lr), ("clamp_norm_factor", self.clamp_norm_factor)])?;
-        zero_or_more(&[("v_weight_decay", self.v_weight_decay), ("kl_factor", self.kl_factor)])
+        let weights = [("v_weight_decay", self.v_weight_decay), ("kl_factor", self.kl_factor)];
+        at_most(&[("clamp_norm_factor", self.clamp_norm_factor)], ceilings::WEIGHT)?;
+        at_most(&weights, ceilings::WEIGHT)?;
+        zero_or_more(&weights)
     }
 }
 

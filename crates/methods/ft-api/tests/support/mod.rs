@@ -4,6 +4,7 @@
 //! conversations from a table, and refuses whatever the real one refuses. It keeps what it was asked.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod echo;
 mod http;
 pub mod proxy;
 mod world;
@@ -148,8 +149,13 @@ fn serve(mut stream: TcpStream, shared: &Mutex<Shared>) {
     let act = || shared.lock().unwrap().world.act(&asked);
     match fault {
         None => {
-            let (status, body) = act();
-            answer(&mut stream, status, &[], body.to_string().as_bytes());
+            let (status, mut body) = act();
+            let echo = shared.lock().unwrap().world.echo;
+            let headers = if echo.is_some() { echo::headers() } else { Vec::new() };
+            if let Some(echo) = echo {
+                echo::repeat(echo, &mut body);
+            }
+            answer(&mut stream, status, &headers, body.to_string().as_bytes());
         }
         Some(Fault::Status(status, body, headers)) => answer(&mut stream, status, &headers, body.as_bytes()),
         Some(Fault::Slow(time)) => {

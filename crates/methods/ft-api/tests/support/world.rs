@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::KEY;
+use super::echo::Echo;
 use super::http::Asked;
 
 const MODEL: &str = "gpt-3.5-turbo";
@@ -31,6 +32,8 @@ pub struct World {
     pub states: Vec<&'static str>,
     /// States of a file likewise.
     pub file_states: Vec<&'static str>,
+    /// Whether answers repeat the key.
+    pub echo: Option<Echo>,
     /// How often files were asked about.
     pub file_polls: usize,
 }
