@@ -62,7 +62,9 @@ fn sums(cache: &Path) -> Option<Vec<u8>> {
 /// The next chunk, as the sums' header tells it.
 fn next_chunk(sums: &[u8]) -> usize {
     let header = String::from_utf8_lossy(&sums[..sums.len().min(1 << 14)]).into_owned();
-    let (_, number) = header.split_once(r#"\"next\":"#).unwrap();
+    // However deep the quotation marks are quoted.
+    let (_, number) = header.split_once("next").unwrap();
+    let number = number.trim_start_matches(['\\', '"', ':']);
     number[..number.find(|c: char| !c.is_ascii_digit()).unwrap()].parse().unwrap()
 }
 

@@ -13,6 +13,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod artefact;
 mod caught;
 mod delta;
 pub mod device;
@@ -38,6 +39,7 @@ mod progress;
 mod publish;
 mod registry;
 mod request;
+mod row_ops;
 mod sentence;
 mod token_batch;
 mod tokenizer;
@@ -45,6 +47,7 @@ mod tokenizer_limits;
 pub mod tokens;
 mod weight_product;
 
+pub use artefact::{Artefact, ArtefactLabel, ArtefactTensor, keep_in_cache, tidy_cache_folder};
 pub use caught::catch_panic;
 pub use delta::{MAX_WEIGHT_VALUES, WeightDelta};
 pub use edit::{Applied, Edit, TensorDelta, apply_all};
@@ -68,6 +71,7 @@ pub use progress::{Progress, Silent};
 pub use publish::{INCOMPLETE_FILE, Staging, unfinished_files};
 pub use registry::{MethodEntry, Registry};
 pub use request::{EditRequest, EvaluationPrompt};
+pub use row_ops::{Norm, attention, row_norm};
 pub use sentence::SentenceEncoder;
 pub use token_batch::TokenBatch;
 pub use tokenizer::{Encoding, Tokenizer};

@@ -17,6 +17,17 @@ pub enum WeightLayout {
     InOut,
 }
 
+impl WeightLayout {
+    /// The layout of the transposed matrix.
+    #[cfg(all(feature = "flex", feature = "extension"))]
+    pub(crate) fn turned(self) -> Self {
+        match self {
+            Self::OutIn => Self::InOut,
+            Self::InOut => Self::OutIn,
+        }
+    }
+}
+
 /// Names of a family's modules in its checkpoint, as EasyEdit's templates (`{}` stands for the layer).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModuleNames {

@@ -61,7 +61,7 @@ pub(crate) fn remove_leftovers(folder: &Path) {
 }
 
 /// Whether no run is writing the temporary file.
-fn is_unused(path: &Path) -> bool {
+pub(crate) fn is_unused(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| FileExt::try_lock(&file).is_ok())
 }
 

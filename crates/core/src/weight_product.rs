@@ -8,8 +8,9 @@ use burn::tensor::Tensor;
 
 use crate::WeightLayout;
 
-/// The product of activations with a weight, `x W` or `x Wᵀ` as `layout` has it, in the way that is the fastest one for the number of
-/// rows and the device; differentiable by both.
+/// The product of activations with a weight, `x W` or `x Wᵀ` as `layout` has it; differentiable by both.
+///
+/// On the CPU a row has the same product, bit for bit, whatever rows stand beside it and however many threads there are; so has its gradient.
 ///
 /// # Shapes
 ///

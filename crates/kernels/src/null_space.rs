@@ -5,6 +5,9 @@ use easyedit_core::{Error, Result};
 
 use crate::{KeyWeight, SecondMoments, SolvedKeys};
 
+/// Eigenvalues of a moment kept in `f32` may be below 0 by this share of the largest.
+const ROUNDING: f64 = 1e-4;
+
 /// The directions in which a second moment has next to nothing: a change of a weight that reads only these leaves alone what the weight
 /// answers to the keys the moment was collected over.
 ///
@@ -19,23 +22,31 @@ pub struct NullSpace {
 }
 
 impl NullSpace {
-    /// The space of the eigenvectors of layer `layer`'s moment whose eigenvalues are below `threshold`.
+    /// The space of the eigenvectors of a moment whose eigenvalues are below `threshold`; `what` names the moment in messages.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFinite`] if the eigenvalues cannot be had; [`Error::Hparams`] naming the layer if none is below the threshold.
-    pub fn of(moments: &SecondMoments, threshold: f64, layer: usize) -> Result<Self> {
+    /// [`Error::NotFinite`] if the eigenvalues cannot be had; [`Error::Batch`] if one is negative beyond rounding; [`Error::Hparams`] if none is
+    /// below the threshold.
+    pub fn of(moments: &SecondMoments, threshold: f64, what: &str) -> Result<Self> {
         let size = moments.size();
         let matrix = Mat::from_fn(size, size, |r, c| moments.entry(r, c));
-        let eigen = matrix.self_adjoint_eigen(Side::Lower).map_err(|error| {
-            Error::NotFinite(format!("the eigenvalues of the second moment of layer {layer} cannot be computed: {error:?}"))
-        })?;
+        let eigen = matrix
+            .self_adjoint_eigen(Side::Lower)
+            .map_err(|error| Error::NotFinite(format!("the eigenvalues of {what} cannot be computed: {error:?}")))?;
         let values: Vec<f64> = eigen.S().column_vector().iter().copied().collect();
+        let smallest = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let largest = values.iter().copied().fold(0.0, f64::max);
+        if smallest < -ROUNDING * largest || (largest == 0.0 && smallest < 0.0) {
+            return Err(Error::Batch(format!(
+                "{what} has the eigenvalue {smallest:.3e} and is no mean of products of keys, whose eigenvalues are not negative; \
+                 remove the file, or collect the statistics again with `easyedit stats`"
+            )));
+        }
         let (inside, outside): (Vec<usize>, Vec<usize>) = (0..size).partition(|index| values[*index] < threshold);
         if inside.is_empty() {
-            let smallest = values.iter().copied().fold(f64::INFINITY, f64::min);
             return Err(Error::hparams(format!(
-                "nullspace_threshold is {threshold}, but the smallest eigenvalue of the second moment of layer {layer} is {smallest:.3e}; raise it"
+                "nullspace_threshold is {threshold}, but the smallest eigenvalue of {what} is {smallest:.3e}; raise it"
             )));
         }
         let is_complement = outside.len() < inside.len();
@@ -110,7 +121,7 @@ mod tests {
     fn solutions_see_nothing_of_preserved_and_little_of_earlier_keys() {
         for known in [2, 5] {
             let preserved = vectors(known, 0);
-            let space = NullSpace::of(&moments(&preserved), 1e-3, 3).unwrap();
+            let space = NullSpace::of(&moments(&preserved), 1e-3, "layer 3").unwrap();
             assert_eq!(space.dimension(), SIZE - known);
             let (earlier, keys) = (vectors(1, 500), vectors(1, 900));
             let earlier: Vec<&[f64]> = earlier.iter().map(Vec::as_slice).collect();
@@ -124,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_small_system_gives_what_the_whole_one_gives() {
-        let space = NullSpace::of(&moments(&vectors(3, 0)), 1e-3, 3).unwrap();
+        let space = NullSpace::of(&moments(&vectors(3, 0)), 1e-3, "layer 3").unwrap();
         let (earlier, keys, ridge) = (vectors(2, 500), vectors(2, 900), 0.7);
         let earlier_columns: Vec<&[f64]> = earlier.iter().map(Vec::as_slice).collect();
         let x = space.solve_with_keys(&earlier_columns, &keys, KeyWeight::Fixed(ridge), "the keys").unwrap().vectors;
@@ -143,7 +154,23 @@ mod tests {
 
     #[test]
     fn a_threshold_below_all_eigenvalues_is_an_error() {
-        let error = NullSpace::of(&moments(&vectors(20, 0)), 1e-12, 3).unwrap_err().to_string();
+        let error = NullSpace::of(&moments(&vectors(20, 0)), 1e-12, "layer 3").unwrap_err().to_string();
         assert!(error.contains("nullspace_threshold") && error.contains("layer 3"), "{error}");
+    }
+
+    #[test]
+    fn a_moment_with_a_negative_eigenvalue_is_refused() {
+        // Rounded to `f32`, moments of fewer keys than dimensions have eigenvalues a little below 0.
+        assert!(NullSpace::of(&moments(&vectors(2, 0)), 1e-3, "layer 3").is_ok());
+        let mut mean = moments(&vectors(20, 0)).mean().to_vec();
+        mean.iter_mut().for_each(|v| *v = -*v);
+        let negative = SecondMoments::from_parts(SIZE, 1, mean).unwrap();
+        let error = NullSpace::of(&negative, 1e-3, "the second moment of layer 3 (x.npz)").unwrap_err().to_string();
+        assert!(error.contains("layer 3 (x.npz)") && error.contains("eigenvalue -") && error.contains("easyedit stats"), "{error}");
+        let mut mean = moments(&vectors(20, 0)).mean().to_vec();
+        // Still symmetric, with a diagonal that allows every entry.
+        (0..SIZE).for_each(|i| mean[i * SIZE + i] *= 0.2);
+        let indefinite = SecondMoments::from_parts(SIZE, 1, mean).unwrap();
+        assert!(NullSpace::of(&indefinite, 1e3, "layer 3").is_err());
     }
 }

@@ -74,7 +74,7 @@ impl Preparation {
 ///
 /// # Errors
 ///
-/// As [`needed_moments`].
+/// As [`needed_moments`] and [`FoundMoments::check`](crate::FoundMoments::check).
 pub fn second_moments(
     model: &dyn LanguageModel,
     layers: &[usize],
@@ -85,5 +85,5 @@ pub fn second_moments(
         return Ok(BTreeMap::new());
     }
     let found = needed_moments(model, layers, &settings.moments, context)?;
-    Ok(found.into_iter().map(|(layer, found)| (layer, found.moments)).collect())
+    found.into_iter().map(|(layer, found)| found.check(layer).map(|()| (layer, found.moments))).collect()
 }

@@ -1,16 +1,21 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use easyedit_core::{Error, GenerationConfig, LanguageModel, Progress, Result, Sampling, generate, read_input_text, write_atomically};
+use easyedit_core::{
+    Artefact, ArtefactLabel, Error, GenerationConfig, LanguageModel, Progress, Result, Sampling, generate, keep_in_cache, tidy_cache_folder,
+};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization;
 
 use crate::model_fingerprint::{hex, sampled_fingerprint};
 
+/// The kind of artefact.
+const KIND: &str = "context-templates/2";
+/// Bytes of a file of templates, at most.
+const LARGEST: u64 = 16 << 20;
 /// Words the model continues.
 const OPENINGS: [&str; 5] = ["The", "Therefore", "Because", "I", "You"];
-/// No file of templates is larger: a hundred of them take some 10 kB.
-const MAX_FILE_BYTES: u64 = 16 << 20;
 /// Continuations are drawn from this many most probable tokens.
 const TOP_K: usize = 5;
 
@@ -41,12 +46,21 @@ pub fn context_templates(
     cache: Option<&Path>,
     progress: &dyn Progress,
 ) -> Result<Vec<String>> {
-    let path = match cache {
-        Some(folder) => Some(folder.join("templates").join(format!("{}.json", &cache_key(model, config)?[..24]))),
+    let kept = match cache {
+        Some(cache) => {
+            let identity = identity(model, config)?;
+            let folder = cache.join("templates");
+            tidy_cache_folder(&folder);
+            Some((cache, folder.join(format!("{}.safetensors", &identity[..24])), identity))
+        }
         None => None,
     };
-    if let Some(kept) = path.as_deref().and_then(read) {
-        return Ok(kept);
+    if let Some((_, path, identity)) = &kept {
+        match read(path, identity) {
+            Ok(Some(templates)) => return Ok(templates),
+            Ok(None) => {}
+            Err(error) => tracing::warn!("{error}; the templates are written again"),
+        }
     }
     let mut templates = vec!["{}".to_owned()];
     progress.begin("writing context templates", Some(config.lengths.len() as u64));
@@ -57,9 +71,8 @@ pub fn context_templates(
     });
     progress.end();
     outcome?;
-    if let Some(path) = path {
-        let json = serde_json::to_string_pretty(&templates).map_err(|e| Error::format(&path, e.to_string()))?;
-        write_atomically(&path, |w| w.write_all(json.as_bytes()))?;
+    if let Some((cache, path, identity)) = kept {
+        keep_in_cache(cache, || Artefact::write(&path, ArtefactLabel::new(KIND, &identity, &templates)?, &BTreeMap::new()))?;
     }
     Ok(templates)
 }
@@ -91,7 +104,8 @@ fn clean(text: &str) -> String {
     text.nfkd().collect::<String>().replace("\n\n", " ").replace("<|endoftext|>", "").replace(['{', '}'], "")
 }
 
-fn cache_key(model: &dyn LanguageModel, config: &TemplateConfig) -> Result<String> {
+/// Digest of everything that the templates depend on.
+fn identity(model: &dyn LanguageModel, config: &TemplateConfig) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update("context templates, version 1");
     hash.update(sampled_fingerprint(model)?);
@@ -100,9 +114,10 @@ fn cache_key(model: &dyn LanguageModel, config: &TemplateConfig) -> Result<Strin
     Ok(hex(hash))
 }
 
-/// The kept templates, unless the file is absent or not what was written.
-fn read(path: &Path) -> Option<Vec<String>> {
-    checked_templates(serde_json::from_str(&read_input_text(path, MAX_FILE_BYTES).ok()?).ok()?).ok()
+/// The kept templates; `None` if there are none.
+fn read(path: &Path, identity: &str) -> Result<Option<Vec<String>>> {
+    let Some(file) = Artefact::read(path, KIND, &identity, LARGEST)? else { return Ok(None) };
+    checked_templates(file.facts()?).map(Some)
 }
 
 /// The templates, if the first is the bare prompt's `"{}"` and each holds exactly one `{}`.

@@ -142,6 +142,11 @@ fn statistics_come_from_the_cache_until_the_model_or_the_text_changes() {
     assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), written, "not collected again");
     std::fs::write(&path, b"damaged").unwrap();
     assert_eq!(cached(model.as_ref(), &text).0, first, "a damaged file is replaced");
+    let mut flipped = std::fs::read(&path).unwrap();
+    let place = flipped.len() - 2;
+    flipped[place] ^= 1;
+    std::fs::write(&path, flipped).unwrap();
+    assert_eq!(cached(model.as_ref(), &text).0, first, "a flipped bit is noticed");
     assert_ne!(cached(model.as_ref(), &OneText(vec!["Other text.".to_owned()])).1, path);
     let deeper = model.spec().mlp_out_weight(model.spec().n_layers - 1);
     let weight = model.weight(&deeper).unwrap();
@@ -261,15 +266,19 @@ fn the_model_writes_its_own_text_the_same_for_the_same_seed() {
     assert_ne!(collect(2, None), one);
     assert_eq!(collect(1, Some(folder.path())), one);
     let kept: Vec<PathBuf> = std::fs::read_dir(folder.path().join("stats")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    let text = kept.iter().find(|path| path.extension().unwrap() == "json").expect("the text is kept");
+    let is_text = |path: &&PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("self-written");
+    let text = kept.iter().find(is_text).expect("the text is kept");
     for path in kept.iter().filter(|path| *path != text) {
         std::fs::remove_file(path).unwrap();
     }
     assert_eq!(collect(1, Some(folder.path())), one, "from the kept text");
-    std::fs::write(text, "[[99999]]").unwrap();
+    let mut flipped = std::fs::read(text).unwrap();
+    let place = flipped.len() - 9;
+    flipped[place] ^= 1;
+    std::fs::write(text, flipped).unwrap();
     let statistics = kept.iter().find(|path| *path != text).unwrap();
     std::fs::remove_file(statistics).unwrap();
-    assert_eq!(collect(1, Some(folder.path())), one, "a text of unknown tokens is written anew");
+    assert_eq!(collect(1, Some(folder.path())), one, "a text with a flipped bit is written anew");
 }
 
 #[test]

@@ -16,6 +16,19 @@ fn templates_are_seeded_and_kept() {
     assert!(made[1].starts_with("The") && made[2].starts_with("Therefore"));
     assert_eq!(context_templates(model.as_ref(), &config, Some(folder.path()), &Silent).unwrap(), made);
     assert_eq!(context_templates(model.as_ref(), &config, None, &Silent).unwrap(), made);
-    let other = TemplateConfig { seed: 4, ..config };
+    // A flipped bit, and the templates of another seed.
+    let files = || std::fs::read_dir(folder.path().join("templates")).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let path = files().remove(0);
+    let sound = std::fs::read(&path).unwrap();
+    let place = sound.windows(9).position(|text| text == b"Therefore").unwrap();
+    let mut flipped = sound.clone();
+    flipped[place] ^= 1;
+    std::fs::write(&path, flipped).unwrap();
+    assert_eq!(context_templates(model.as_ref(), &config, Some(folder.path()), &Silent).unwrap(), made);
+    assert_eq!(std::fs::read(&path).unwrap(), sound, "the damaged file is replaced");
+    let other = TemplateConfig { seed: 4, ..config.clone() };
+    context_templates(model.as_ref(), &other, Some(folder.path()), &Silent).unwrap();
+    std::fs::copy(files().into_iter().find(|file| *file != path).unwrap(), &path).unwrap();
+    assert_eq!(context_templates(model.as_ref(), &config, Some(folder.path()), &Silent).unwrap(), made, "of another seed");
     assert_ne!(context_templates(model.as_ref(), &other, Some(folder.path()), &Silent).unwrap(), made);
 }

@@ -53,7 +53,6 @@ impl Attention {
         bias: Option<Tensor<4>>,
         pass: &mut Pass,
     ) -> Tensor<2> {
-        let query = self.split(pass, query, self.heads);
         let key = self.split(pass, key, self.kv_heads);
         let value = self.split(pass, value, self.kv_heads);
         let read = pass.extend(layer, key, value);
@@ -79,11 +78,19 @@ impl Attention {
             KeyValue { keys, values }
         })?;
         let mask = pass.source_mask();
-        Some(self.mix(self.split(pass, query, self.heads), read, mask, pass))
+        Some(self.mix(query, read, mask, pass))
     }
 
-    /// The values, weighted by the softmax of the scores: `query: [rows, heads, width, head_dim]` -> `[tokens, heads * head_dim]`.
-    fn mix(&self, query: Tensor<4>, KeyValue { keys, values }: KeyValue, bias: Option<Tensor<4>>, pass: &Pass) -> Tensor<2> {
+    /// The values, weighted by the softmax of the scores: `query: [tokens, heads * head_dim]`, and so is the result.
+    fn mix(&self, query: Tensor<2>, read: KeyValue, bias: Option<Tensor<4>>, pass: &Pass) -> Tensor<2> {
+        match easyedit_core::attention(&query, &read, bias.as_ref(), pass) {
+            Some(mixed) => mixed,
+            None => self.mix_rectangle(self.split(pass, query, self.heads), read, bias, pass),
+        }
+    }
+
+    /// As [`mix`](Self::mix), of `query: [rows, heads, width, head_dim]`, by the backend's operations.
+    fn mix_rectangle(&self, query: Tensor<4>, KeyValue { keys, values }: KeyValue, bias: Option<Tensor<4>>, pass: &Pass) -> Tensor<2> {
         let [rows, heads, width, head_dim] = query.dims();
         let [_, kv_heads, slots, _] = keys.dims();
         // The query heads of a group are stacked as further queries, so that keys and values need not be repeated.

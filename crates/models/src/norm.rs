@@ -1,4 +1,5 @@
 use burn::tensor::{Device, Tensor, TensorData};
+use easyedit_core::{Norm, row_norm};
 
 use crate::Result;
 use crate::loader::Loader;
@@ -27,6 +28,12 @@ impl RmsNorm {
 
     /// Normalises each row of `x: [tokens, width]`.
     pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let norm = Norm { weight: Some(&self.weight), bias: None, epsilon: self.epsilon, is_centred: false };
+        row_norm(&x, norm).unwrap_or_else(|| self.composed(x))
+    }
+
+    /// The norm by the backend's operations.
+    fn composed(&self, x: Tensor<2>) -> Tensor<2> {
         let scale = self.mean.of(x.clone() * x.clone()).add_scalar(self.epsilon).sqrt().recip();
         x * scale * self.weight.clone().unsqueeze()
     }
@@ -62,6 +69,12 @@ impl LayerNorm {
 
     /// Normalises each row of `x: [tokens, width]`.
     pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let norm = Norm { weight: self.weight.as_ref(), bias: self.bias.as_ref(), epsilon: self.epsilon, is_centred: true };
+        row_norm(&x, norm).unwrap_or_else(|| self.composed(x))
+    }
+
+    /// The norm by the backend's operations.
+    fn composed(&self, x: Tensor<2>) -> Tensor<2> {
         let centred = x.clone() - self.mean.of(x);
         let scale = self.mean.of(centred.clone() * centred.clone()).add_scalar(self.epsilon).sqrt().recip();
         let normed = centred * scale;
@@ -105,10 +118,14 @@ mod tests {
         let mean = Mean::new(2, &device);
         let rms = RmsNorm { weight: weight.clone(), epsilon: 0.0, mean: mean.clone() };
         let root = 12.5f32.sqrt();
-        close(rms.forward(x.clone()), &[3.0 / root, 8.0 / root, 0.0, 4.0 / 2f32.sqrt()]);
+        for normed in [rms.forward(x.clone()), rms.composed(x.clone())] {
+            close(normed, &[3.0 / root, 8.0 / root, 0.0, 4.0 / 2f32.sqrt()]);
+        }
         let bias = Tensor::from_floats([0.5, 0.0], &device);
         let layer = LayerNorm { weight: Some(weight), bias: Some(bias), epsilon: 0.0, mean };
-        close(layer.forward(x.clone()), &[-0.5, 2.0, -0.5, 2.0]);
+        for normed in [layer.forward(x.clone()), layer.composed(x.clone())] {
+            close(normed, &[-0.5, 2.0, -0.5, 2.0]);
+        }
         close(LayerNorm::without_parameters(&device, 2, 0.0).forward(x), &[-1.0, 1.0, -1.0, 1.0]);
     }
 }

@@ -1,5 +1,5 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use easyedit_core::{Fingerprint, ParamName, Pass, TokenBatch, Tokenizer, nearest_name};
+use easyedit_core::{Fingerprint, ParamName, Pass, TokenBatch, Tokenizer, WeightLayout, nearest_name, weight_product};
 use sha2::{Digest, Sha256};
 
 use crate::activation::Activation;
@@ -120,7 +120,8 @@ impl TextEncoder {
             }
         }
         let shares = Tensor::<2>::from_data(TensorData::new(shares, [rows, tokens]), &self.device);
-        Ok(shares.matmul(hidden))
+        // A text's sum leaves out the others' tokens, whose shares are 0, exactly: it is the same in any company.
+        Ok(weight_product(shares, &hidden, WeightLayout::InOut))
     }
 
     /// Embeddings of texts: [mean-pooled](Self::mean_pooled) and of length 1, so that their products are cosines: `[texts, d_model]`. A

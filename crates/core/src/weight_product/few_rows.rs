@@ -1,8 +1,13 @@
-//! Products of few rows with a weight on the CPU, each way.
+//! Products of rows with a weight on the CPU, each way.
 //!
 //! With few rows a product is bound by reading the weight. The CPU backend's kernels copy every block of it into another order, or wait
-//! for memory where they do not; those here read it once, as it lies, and ask for the next rows while they multiply. Threads that run the same
-//! layers on rows of their own read it once for all of them.
+//! for memory where they do not; those here read it once for [`AT_ONCE`] rows, as it lies, and ask for the next rows while they multiply.
+//! Threads that run the same layers on rows of their own read it once for all of them.
+//!
+//! # Invariants
+//!
+//! A number of the result is one chain of fused multiply-adds over the inputs in their order. It depends on its row and its part of the
+//! weight alone: not on the rows beside it, their number, the threads that share the product, or the weight's layout.
 
 mod joint;
 mod matrix;
@@ -11,8 +16,6 @@ mod parts;
 mod prefetch;
 mod times;
 mod times_transposed;
-
-use std::ops::RangeInclusive;
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -31,8 +34,8 @@ use self::times_transposed::TimesTransposed;
 use crate::WeightLayout;
 use crate::device::is_cpu;
 
-/// Rows for which the kernels here are faster than the backend's.
-const ROWS: RangeInclusive<usize> = 2..=96;
+/// Rows that are multiplied with a part of the weight before the next rows are: so many of them stay in the second cache.
+const AT_ONCE: usize = 96;
 
 #[backend_extension(Flex, Autodiff)]
 trait WeightProduct: Backend {
@@ -41,6 +44,8 @@ trait WeightProduct: Backend {
 
 impl WeightProduct for Flex {
     fn weight_product(x: FloatTensor<Self>, weight: FloatTensor<Self>, layout: WeightLayout) -> FloatTensor<Self> {
+        let x = if Matrix::of(&x).is_some() { x } else { x.to_contiguous() };
+        let (weight, layout) = with_rows(weight, layout);
         match (Matrix::of(&x), Matrix::of(&weight), layout) {
             (Some(x), Some(matrix), layout) => {
                 let weight = Weight { matrix, layout };
@@ -48,10 +53,20 @@ impl WeightProduct for Flex {
                 let values = joint::joint_product(&rows, weight);
                 FloatTensor::<Self>::from_data(TensorData::new(values, [x.rows(), weight.outputs()]))
             }
+            // Other numbers than `f32`, or none at all.
             (_, _, WeightLayout::OutIn) => Self::float_matmul(x, Self::float_swap_dims(weight, 0, 1)),
             (_, _, WeightLayout::InOut) => Self::float_matmul(x, weight),
         }
     }
+}
+
+/// The weight with contiguous rows: as it is, seen the other way round, or copied.
+fn with_rows(weight: FloatTensor<Flex>, layout: WeightLayout) -> (FloatTensor<Flex>, WeightLayout) {
+    if Matrix::of(&weight).is_some() {
+        return (weight, layout);
+    }
+    let turned = Flex::float_swap_dims(weight.clone(), 0, 1);
+    if Matrix::of(&turned).is_some() { (turned, layout.turned()) } else { (weight.to_contiguous(), layout) }
 }
 
 /// Makes the zeros `y` the product of the rows `x` with a weight, on all cores if there is enough to do.
@@ -67,9 +82,11 @@ fn product(x: &[&[f32]], weight: Weight<'_>, mut y: Vec<&mut [f32]>) {
 }
 
 fn product_on_one_core(x: &[&[f32]], weight: Weight<'_>, y: &mut [&mut [f32]]) {
-    match weight {
-        Weight { matrix: weight, layout: WeightLayout::OutIn } => Arch::new().dispatch(TimesTransposed { x, weight, y }),
-        Weight { matrix: weight, layout: WeightLayout::InOut } => Arch::new().dispatch(Times { x, weight, y }),
+    for (x, y) in x.chunks(AT_ONCE).zip(y.chunks_mut(AT_ONCE)) {
+        match weight {
+            Weight { matrix: weight, layout: WeightLayout::OutIn } => Arch::new().dispatch(TimesTransposed { x, weight, y }),
+            Weight { matrix: weight, layout: WeightLayout::InOut } => Arch::new().dispatch(Times { x, weight, y }),
+        }
     }
 }
 
@@ -97,11 +114,7 @@ impl Backward<Flex, 2> for WeightProductBackward {
         let gradient = gradients.consume::<Flex>(&ops.node);
         let ([x_node, weight_node], (weight, x, layout)) = (ops.parents, ops.state);
         if let (Some(node), Some(weight)) = (x_node, weight) {
-            let turned = match layout {
-                WeightLayout::OutIn => WeightLayout::InOut,
-                WeightLayout::InOut => WeightLayout::OutIn,
-            };
-            gradients.register::<Flex>(node.id, Flex::weight_product(gradient.clone(), weight, turned));
+            gradients.register::<Flex>(node.id, Flex::weight_product(gradient.clone(), weight, layout.turned()));
         }
         if let (Some(node), Some(x)) = (weight_node, x) {
             let [left, right] = match layout {
@@ -113,9 +126,9 @@ impl Backward<Flex, 2> for WeightProductBackward {
     }
 }
 
-/// `x W` or `x Wᵀ`, differentiable; `None` where the usual product is as fast: on other devices, and for other numbers of rows.
+/// `x W` or `x Wᵀ`, differentiable; `None` on other devices.
 pub(super) fn few_rows(x: &Tensor<2>, weight: &Tensor<2>, layout: WeightLayout) -> Option<Tensor<2>> {
-    if !ROWS.contains(&x.dims()[0]) || !is_cpu(&x.device()) {
+    if !is_cpu(&x.device()) {
         return None;
     }
     let y = <Dispatch as WeightProduct>::weight_product(x.clone().into_dispatch(), weight.clone().into_dispatch(), layout);
@@ -124,7 +137,7 @@ pub(super) fn few_rows(x: &Tensor<2>, weight: &Tensor<2>, layout: WeightLayout) 
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Distribution, TensorData};
+    use burn::tensor::{Device, Distribution};
     use pulp::Simd;
 
     use super::*;
@@ -150,7 +163,7 @@ mod tests {
 
     /// Widths on both sides of every block's, and rows that leave a rest in every block.
     const SHAPES: [(usize, usize, usize); 9] =
-        [(2, 1, 1), (2, 5, 600), (3, 16, 48), (8, 33, 20), (15, 100, 17), (17, 150, 97), (40, 64, 200), (81, 65, 49), (96, 7, 130)];
+        [(1, 90, 70), (2, 5, 600), (3, 16, 48), (8, 33, 20), (15, 100, 17), (17, 150, 97), (40, 64, 200), (81, 65, 49), (213, 7, 130)];
 
     #[test]
     fn values_and_gradients_are_those_of_the_usual_product() {
@@ -240,11 +253,21 @@ mod tests {
     }
 
     #[test]
-    fn other_numbers_of_rows_are_left_to_the_usual_product() {
+    fn a_row_has_the_same_product_whatever_stands_beside_it() {
         let device = crate::device::select("cpu").unwrap();
-        let weight = Tensor::<2>::from_data(TensorData::from([[1.0f32, 2.0]]), &device);
-        for (rows, taken) in [(1, false), (2, true), (96, true), (97, false)] {
-            assert_eq!(few_rows(&Tensor::ones([rows, 2], &device), &weight, WeightLayout::OutIn).is_some(), taken, "{rows}");
+        let values = |t: &Tensor<2>| t.clone().try_into_data().unwrap().try_to_vec::<f32>().unwrap();
+        for (d_in, d_out) in [(700, 130), (33, 50), (1, 7)] {
+            let (x, weight) = (random([230, d_in], &device), random([d_out, d_in], &device));
+            let all = few_rows(&x, &weight, WeightLayout::OutIn).unwrap();
+            // The same weight lying in the other way gives the same, too.
+            let turned = Tensor::<2>::from_data(weight.clone().transpose().into_data(), &device);
+            assert_eq!(values(&few_rows(&x, &turned, WeightLayout::InOut).unwrap()), values(&all));
+            for (start, rows) in [(0, 1), (229, 1), (3, 2), (90, 20), (100, 97), (7, 223)] {
+                for (weight, layout) in [(&weight, WeightLayout::OutIn), (&turned, WeightLayout::InOut)] {
+                    let got = few_rows(&x.clone().narrow(0, start, rows), weight, layout).unwrap();
+                    assert_eq!(values(&got), values(&all.clone().narrow(0, start, rows)), "{rows} rows from {start} on, {layout:?}");
+                }
+            }
         }
     }
 }

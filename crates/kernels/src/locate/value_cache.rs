@@ -1,20 +1,19 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{EditContext, Error, Fingerprint, LanguageModel, Result, write_atomically};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde::{Deserialize, Serialize};
+use easyedit_core::{
+    Artefact, ArtefactLabel, ArtefactTensor, EditContext, Error, Fingerprint, LanguageModel, Result, keep_in_cache, tidy_cache_folder,
+};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::model_fingerprint::hex;
-use crate::{Contexts, OptimizedValue, StepLoss, ValueConfig, optimize_values};
+use crate::{Contexts, FactRow, OptimizedValue, StepLoss, ValueConfig, ValueTargets, optimize_values};
 
-const HEADER_KEY: &str = "easyedit_value";
-
-#[derive(Serialize, Deserialize)]
-struct Header {
-    losses: Vec<StepLoss>,
-}
+/// The kind of artefact; its number is raised when the same settings come to give other values.
+const KIND: &str = "value/2";
+/// Bytes of the vectors of a value, at most: three of width 2²⁰.
+const LARGEST: u64 = 3 * 8 << 20;
 
 /// The value of every request, in their order: from the cache folder where one was found before for the same model, contexts and settings,
 /// optimised otherwise, many at once. Each is put into the cache as soon as it is found, so that a batch that was cut short goes on where it
@@ -22,7 +21,8 @@ struct Header {
 ///
 /// # Errors
 ///
-/// As [`optimize_values`]; or if the cache cannot be written. A damaged file is replaced, with a warning.
+/// As [`optimize_values`]; or if the cache's disk is full. A file that is damaged or of another request is replaced, with a warning; in a
+/// folder that cannot be written to, nothing is kept.
 pub fn cached_values(
     model: &dyn LanguageModel,
     contexts: &[Contexts],
@@ -31,16 +31,16 @@ pub fn cached_values(
     context: &EditContext<'_>,
 ) -> Result<Vec<OptimizedValue>> {
     let mut values: Vec<Option<OptimizedValue>> = vec![None; contexts.len()];
-    let mut paths: Vec<Option<PathBuf>> = vec![None; contexts.len()];
-    if let Some(folder) = context.cache.filter(|_| contexts.len() > 1) {
-        let model_fingerprint = fingerprint(model)?;
-        for ((contexts, value), path) in contexts.iter().zip(&mut values).zip(&mut paths) {
-            let file = folder.join("values").join(format!("{}.safetensors", &key(&model_fingerprint, contexts, layer, config)?[..24]));
-            *value = read(&file).unwrap_or_else(|error| {
+    let cache = context.cache.filter(|_| contexts.len() > 1);
+    let model_fingerprint = if cache.is_some() { fingerprint(model)? } else { String::new() };
+    if let Some(folder) = cache {
+        tidy_cache_folder(&folder.join("values"));
+        for (contexts, value) in contexts.iter().zip(&mut values) {
+            let identity = Identity::of(&model_fingerprint, contexts, layer, config);
+            *value = read(&identity.path(folder)?, &identity).unwrap_or_else(|error| {
                 tracing::warn!("{error}; optimising the value again");
                 None
             });
-            *path = Some(file);
         }
     }
     let missing: Vec<usize> = (0..contexts.len()).filter(|index| values[*index].is_none()).collect();
@@ -50,8 +50,10 @@ pub fn cached_values(
     let wanted: Vec<&Contexts> = missing.iter().map(|index| &contexts[*index]).collect();
     optimize_values(model, &wanted, layer, config, context.progress, &mut |number, value, _| {
         let index = missing[number];
-        if let Some(path) = &paths[index] {
-            write(path, &value)?;
+        if let Some(folder) = cache {
+            let identity = Identity::of(&model_fingerprint, &contexts[index], layer, config);
+            let path = identity.path(folder)?;
+            keep_in_cache(folder, || write(&path, &identity, &value))?;
         }
         values[index] = Some(value);
         Ok(())
@@ -69,46 +71,42 @@ fn fingerprint(model: &dyn LanguageModel) -> Result<String> {
     Ok(hex(hash))
 }
 
-fn key(model: &str, contexts: &Contexts, layer: usize, config: &ValueConfig) -> Result<String> {
-    let mut hash = Sha256::new();
-    let of = (1, model, layer, config, &contexts.rows, &contexts.targets);
-    hash.update(serde_json::to_string(&of).map_err(Error::other)?);
-    Ok(hex(hash))
+/// What a value depends on.
+#[derive(Serialize)]
+struct Identity<'a> {
+    model: &'a str,
+    layer: usize,
+    config: &'a ValueConfig,
+    rows: &'a [FactRow],
+    targets: &'a ValueTargets,
 }
 
-fn write(path: &Path, value: &OptimizedValue) -> Result<()> {
-    let fail = |message: String| Error::format(path, message);
-    let header = serde_json::to_string(&Header { losses: value.losses.clone() }).map_err(|e| fail(e.to_string()))?;
-    let parts =
-        [Some(("initial", &value.initial)), Some(("delta", &value.delta)), value.attention_delta.as_ref().map(|d| ("attention_delta", d))];
-    let bytes: Vec<(&str, Vec<u8>)> =
-        parts.into_iter().flatten().map(|(name, values)| (name, values.iter().flat_map(|v| v.to_le_bytes()).collect())).collect();
-    let views = bytes.iter().map(|(name, bytes)| Ok((*name, TensorView::new(Dtype::F64, vec![bytes.len() / 8], bytes)?)));
-    let views = views.collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>().map_err(|e| fail(e.to_string()))?;
-    let metadata = HashMap::from([(HEADER_KEY.to_owned(), header)]);
-    let file = safetensors::serialize(views, Some(metadata)).map_err(|e| fail(e.to_string()))?;
-    write_atomically(path, |w| w.write_all(&file))
+impl<'a> Identity<'a> {
+    fn of(model: &'a str, contexts: &'a Contexts, layer: usize, config: &'a ValueConfig) -> Self {
+        Self { model, layer, config, rows: &contexts.rows, targets: &contexts.targets }
+    }
+
+    /// The file in the cache folder.
+    fn path(&self, cache: &Path) -> Result<PathBuf> {
+        let mut hash = Sha256::new();
+        hash.update(KIND);
+        hash.update(serde_json::to_string(self).map_err(Error::other)?);
+        Ok(cache.join("values").join(format!("{}.safetensors", &hex(hash)[..24])))
+    }
 }
 
-fn read(path: &Path) -> Result<Option<OptimizedValue>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("read the optimised value", path, error)),
-    };
-    let damaged = |message: &str| Error::format(path, format!("holds no optimised value: {message}"));
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e.to_string()))?;
-    let header = metadata.metadata().as_ref().and_then(|m| m.get(HEADER_KEY)).ok_or_else(|| damaged("it has no header"))?;
-    let header: Header = serde_json::from_str(header).map_err(|e| damaged(&e.to_string()))?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e.to_string()))?;
-    let values = |name: &str| -> Result<Vec<f64>> {
-        let view = tensors.tensor(name).map_err(|e| damaged(&e.to_string()))?;
-        if view.dtype() != Dtype::F64 {
-            return Err(damaged(&format!("{name} is {:?} instead of F64", view.dtype())));
-        }
-        let values: Vec<f64> = view.data().as_chunks::<8>().0.iter().map(|c| f64::from_le_bytes(*c)).collect();
-        if values.iter().any(|v| !v.is_finite()) { Err(damaged(&format!("{name} holds NaN or infinity"))) } else { Ok(values) }
-    };
-    let attention_delta = tensors.names().contains(&"attention_delta").then(|| values("attention_delta")).transpose()?;
-    Ok(Some(OptimizedValue { initial: values("initial")?, delta: values("delta")?, attention_delta, losses: header.losses }))
+fn write(path: &Path, identity: &Identity<'_>, value: &OptimizedValue) -> Result<()> {
+    let mut tensors = BTreeMap::from([
+        ("initial".to_owned(), ArtefactTensor::of_f64(&value.initial)),
+        ("delta".to_owned(), ArtefactTensor::of_f64(&value.delta)),
+    ]);
+    tensors.extend(value.attention_delta.as_ref().map(|delta| ("attention_delta".to_owned(), ArtefactTensor::of_f64(delta))));
+    Artefact::write(path, ArtefactLabel::new(KIND, identity, &value.losses)?, &tensors)
+}
+
+fn read(path: &Path, identity: &Identity<'_>) -> Result<Option<OptimizedValue>> {
+    let Some(file) = Artefact::read(path, KIND, identity, LARGEST)? else { return Ok(None) };
+    let attention_delta = file.has("attention_delta").then(|| file.f64("attention_delta")).transpose()?;
+    let losses = file.facts::<Vec<StepLoss>>()?;
+    Ok(Some(OptimizedValue { initial: file.f64("initial")?, delta: file.f64("delta")?, attention_delta, losses }))
 }

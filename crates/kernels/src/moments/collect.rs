@@ -1,7 +1,8 @@
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
-use easyedit_core::{LanguageModel, Module, Pass, Probe, Progress, Result, Site, TokenBatch};
+use easyedit_core::{LanguageModel, Module, Pass, Probe, Progress, Result, Site, TokenBatch, keep_in_cache};
 
 use super::not_finite;
 use super::partial::{Partial, PartialFile};
@@ -15,6 +16,17 @@ pub(super) struct Checkpoints<'a> {
     pub(super) file: &'a PartialFile,
     /// Seconds between two; zero keeps the sums after every chunk.
     pub(super) every: Duration,
+    /// The cache folder that the file lies in: where it cannot be written to, the run goes on without. `None` if the file was asked for.
+    pub(super) cache: Option<&'a Path>,
+}
+
+impl Checkpoints<'_> {
+    fn write(&self, partial: &Partial) -> Result<()> {
+        match self.cache {
+            Some(cache) => keep_in_cache(cache, || self.file.write(partial)).map(drop),
+            None => self.file.write(partial),
+        }
+    }
 }
 
 /// Runs the chunks that `partial` still lacks, and adds up the products of the keys.
@@ -56,7 +68,7 @@ fn run(
             && kept.elapsed() >= due
         {
             let begun = Instant::now();
-            checkpoints.file.write(partial)?;
+            checkpoints.write(partial)?;
             kept = Instant::now();
             let long = if checkpoints.every.is_zero() { Duration::ZERO } else { (kept - begun) * CHECKPOINT_SHARE };
             wait = Some(long.max(checkpoints.every));

@@ -24,6 +24,7 @@ mod provenance;
 mod search;
 mod self_text;
 mod shards;
+mod soundness;
 
 pub use config::MomentConfig;
 pub use easyedit_npz::{EasyEditStats, NpzMoments, read_npz, write_npz};

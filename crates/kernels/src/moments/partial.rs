@@ -1,20 +1,24 @@
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{Error, Result, write_atomically};
+use easyedit_core::{ArtefactLabel, Error, Result, open_input, write_atomically};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::fixed_sum::FixedSum;
 use super::provenance::{Provenance, digest};
 use super::{SecondMoments, not_finite};
 
-const HEADER_KEY: &str = "easyedit_partial_moments";
+/// The kind of artefact.
+const KIND: &str = "partial-moments/2";
 /// No header is longer, in bytes.
 const LONGEST_HEADER: u64 = 16 << 20;
+/// No file is larger, in bytes; what is read of it at once is small.
+const LARGEST: u64 = 1 << 40;
 /// Bytes of an entry; entries are read and written this many at a time.
 const ENTRY_BYTES: usize = 16;
 const ENTRIES_AT_ONCE: usize = 1 << 14;
@@ -120,15 +124,16 @@ impl Job {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Header {
-    job: Job,
+/// How far the sums of a file are.
+#[derive(Serialize, Deserialize)]
+struct Progress {
     next: usize,
     tokens: u64,
 }
 
 /// A file of sums: a checkpoint, and when all chunks are in, a shard. Safetensors, with one tensor of 64-bit integers per layer: the
-/// entries of [`FixedSum`], their low halves first.
+/// entries of [`FixedSum`], their low halves first. Its [label](ArtefactLabel) has the job as its identity, and the next chunk and the tokens counted
+/// as facts; the file is written and read in parts, because sums take gigabytes.
 #[derive(Clone, Debug)]
 pub(super) struct PartialFile {
     pub(super) path: PathBuf,
@@ -145,10 +150,10 @@ impl PartialFile {
 
     /// Reads what a file is of; `None` if there is no file.
     pub(super) fn open(path: &Path) -> Result<Option<Self>> {
-        match File::open(path) {
-            Ok(file) => Self::read(path, file).map(|(file, ..)| Some(file)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("read the sums", path, error)),
+        match open_input(path, LARGEST) {
+            Ok((file, _)) => Self::read(path, file).map(|(file, ..)| Some(file)),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -166,10 +171,11 @@ impl PartialFile {
         Ok(partial)
     }
 
-    /// Adds the sums to those of other chunks.
+    /// Adds the sums to those of other chunks. After an error they are of no use: some may have been added.
     pub(super) fn add_to(&self, partial: &mut Partial) -> Result<()> {
-        let file = File::open(&self.path).map_err(|e| Error::io("read the sums", &self.path, e))?;
-        let (again, mut reader, metadata) = Self::read(&self.path, file)?;
+        let (file, _) = open_input(&self.path, LARGEST)?;
+        let (again, mut reader, metadata, label) = Self::read(&self.path, file)?;
+        let mut checksum = label.checksum();
         if again.job != self.job || again.next != self.next {
             return Err(Error::format(&self.path, "was written to while it was read"));
         }
@@ -178,22 +184,33 @@ impl PartialFile {
             let layer = name.parse().ok();
             let sum = layer.and_then(|layer: usize| partial.sums.get_mut(&layer));
             let sum = sum.ok_or_else(|| Error::format(&self.path, format!("holds sums called {name}, which belong to no layer")))?;
+            announce(&mut checksum, &name, sum);
             for entries in sum.entries_mut().chunks_mut(ENTRIES_AT_ONCE) {
                 let bytes = &mut bytes[..entries.len() * ENTRY_BYTES];
                 reader.read_exact(bytes).map_err(|e| Error::io("read the sums", &self.path, e))?;
+                checksum.update(&*bytes);
                 for (entry, bytes) in entries.iter_mut().zip(bytes.as_chunks::<ENTRY_BYTES>().0) {
                     *entry = entry.wrapping_add(i128::from_le_bytes(*bytes));
                 }
             }
         }
+        label.check(&self.path, checksum)?;
         partial.tokens += self.tokens;
         Ok(())
     }
 
     /// Writes the sums so far; the file is whole at any time.
     pub(super) fn write(&self, partial: &Partial) -> Result<()> {
-        let header = Header { job: self.job.clone(), next: partial.next, tokens: partial.tokens };
-        let header = serde_json::to_string(&header).map_err(|e| Error::format(&self.path, e.to_string()))?;
+        let label = ArtefactLabel::new(KIND, &self.job, &Progress { next: partial.next, tokens: partial.tokens })?;
+        let mut checksum = label.checksum();
+        for (layer, sum) in &partial.sums {
+            announce(&mut checksum, &layer.to_string(), sum);
+            each_part(sum.entries(), |bytes| {
+                checksum.update(bytes);
+                Ok(())
+            })
+            .map_err(|e| Error::io("write the sums", &self.path, e))?;
+        }
         let mut tensors = Vec::new();
         let mut end = 0;
         for (layer, sum) in &partial.sums {
@@ -202,17 +219,17 @@ impl PartialFile {
             tensors.push((layer.to_string(), TensorInfo { dtype: Dtype::I64, shape: vec![count, 2], data_offsets: (start, end) }));
         }
         let broken = |e: &dyn std::fmt::Display| Error::format(&self.path, e.to_string());
-        let metadata = Metadata::new(Some([(HEADER_KEY.to_owned(), header)].into()), tensors).map_err(|e| broken(&e))?;
+        let metadata = Metadata::new(Some([label.sealed(checksum)?].into()), tensors).map_err(|e| broken(&e))?;
         let mut json = serde_json::to_vec(&metadata).map_err(|e| broken(&e))?;
         json.resize(json.len().next_multiple_of(8), b' ');
         write_atomically(&self.path, |file| {
             file.write_all(&(json.len() as u64).to_le_bytes())?;
             file.write_all(&json)?;
-            partial.sums.values().try_for_each(|sum| write_entries(file, sum.entries()))
+            partial.sums.values().try_for_each(|sum| each_part(sum.entries(), |bytes| file.write_all(bytes)))
         })
     }
 
-    fn read(path: &Path, file: File) -> Result<(Self, BufReader<File>, Metadata)> {
+    fn read(path: &Path, file: File) -> Result<(Self, BufReader<File>, Metadata, ArtefactLabel)> {
         let failed = |e: std::io::Error| Error::io("read the sums", path, e);
         let damaged = |message: &str| Error::format(path, format!("is no file of sums for statistics: {message}"));
         let length = file.metadata().map_err(failed)?.len();
@@ -226,8 +243,9 @@ impl PartialFile {
         let mut head = vec![0; usize::try_from(header_length).map_err(|_| damaged("its header is too long"))?];
         reader.read_exact(&mut head).map_err(|_| damaged("it is cut off"))?;
         let metadata: Metadata = serde_json::from_slice(&head).map_err(|e| damaged(&e.to_string()))?;
-        let header = metadata.metadata().as_ref().and_then(|map| map.get(HEADER_KEY)).ok_or_else(|| damaged("it has no header"))?;
-        let Header { job, next, tokens } = serde_json::from_str(header).map_err(|e| damaged(&e.to_string()))?;
+        let label = ArtefactLabel::of(path, KIND, &metadata).map_err(|e| damaged(&e.to_string()))?;
+        let job: Job = label.identity(path)?;
+        let Progress { next, tokens } = label.facts(path)?;
         if Shard::new(job.shard.index, job.shard.of).is_none() {
             return Err(damaged("its shard is out of range"));
         }
@@ -249,18 +267,23 @@ impl PartialFile {
         if u128::from(length) != data + (prefix.len() + head.len()) as u128 {
             return Err(damaged("it is cut off"));
         }
-        Ok((Self { path: path.to_owned(), job, next, tokens }, reader, metadata))
+        Ok((Self { path: path.to_owned(), job, next, tokens }, reader, metadata, label))
     }
 }
 
-fn write_entries(file: &mut dyn Write, entries: &[i128]) -> std::io::Result<()> {
+fn each_part(entries: &[i128], mut take: impl FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
     let mut bytes = Vec::with_capacity(ENTRIES_AT_ONCE * ENTRY_BYTES);
     for entries in entries.chunks(ENTRIES_AT_ONCE) {
         bytes.clear();
         entries.iter().for_each(|entry| bytes.extend_from_slice(&entry.to_le_bytes()));
-        file.write_all(&bytes)?;
+        take(&bytes)?;
     }
     Ok(())
+}
+
+/// Announces the sums of a layer to a checksum.
+fn announce(checksum: &mut Sha256, name: &str, sum: &FixedSum) {
+    ArtefactLabel::hash_tensor(checksum, name, Dtype::I64, &[sum.entries().len(), 2]);
 }
 
 #[cfg(test)]
@@ -286,17 +309,20 @@ mod tests {
     fn sums_come_back_from_their_file_and_damage_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sums");
-        let job = Job { statistics: Vec::new(), plan_sha256: String::new(), chunks: 9, size: 3, shard: Shard::new(2, 3).unwrap() };
+        let statistics = Provenance::of_layer(4);
+        let job = Job { statistics: vec![statistics], plan_sha256: String::new(), chunks: 9, size: 3, shard: Shard::new(2, 3).unwrap() };
         let file = PartialFile::new(path.clone(), job.clone());
         assert!(PartialFile::open(&path).unwrap().is_none());
         let mut partial = job.start();
         partial.next += 2;
         partial.tokens = 77;
+        partial.sums.values_mut().flat_map(FixedSum::entries_mut).enumerate().for_each(|(i, entry)| *entry = (i as i128 - 3) << 70);
         file.write(&partial).unwrap();
         let read = PartialFile::open(&path).unwrap().unwrap();
         assert_eq!((read.progress(), read.tokens, &read.job), ((2, 3), 77, &job));
         assert_eq!(read.load().unwrap(), partial);
         let bytes = std::fs::read(&path).unwrap();
+        let bytes_before_sums = bytes.len() - FixedSum::count(3) * ENTRY_BYTES * job.layers().len();
         for length in 0..bytes.len() {
             std::fs::write(&path, &bytes[..length]).unwrap();
             let message = PartialFile::open(&path).unwrap_err().to_string();
@@ -306,10 +332,11 @@ mod tests {
             let mut bytes = bytes.clone();
             bytes[place] ^= 1 << (place % 8);
             std::fs::write(&path, bytes).unwrap();
-            // Wrong sums cannot be told from right ones; nothing else may come of it but an error.
-            if let Ok(Some(file)) = PartialFile::open(&path) {
-                let _ = file.load();
-            }
+            let found = PartialFile::open(&path).and_then(|file| file.unwrap().load());
+            // A bit of the header may change nothing that is read; what is read is what was written.
+            assert!(found.as_ref().is_ok_and(|found| *found == partial) || found.is_err(), "byte {place}");
+            let is_sum = place >= bytes_before_sums;
+            assert!(!is_sum || found.unwrap_err().to_string().contains("checksum"), "byte {place}");
         }
     }
 }

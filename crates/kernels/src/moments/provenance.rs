@@ -83,10 +83,22 @@ impl Provenance {
         fingerprints.iter().map(provenance).collect()
     }
 
-    /// The same for whatever has the same numbers: without what is there for people.
+    /// Of a layer of a model that is not there.
+    #[cfg(test)]
+    pub(super) fn of_layer(layer: usize) -> Self {
+        let [model, model_fingerprint, module, corpus, corpus_sha256, dtype] = [(); 6].map(|()| String::new());
+        let config = MomentConfig::default();
+        Self { format_version: FORMAT_VERSION, model, model_fingerprint, layer, module, corpus, corpus_sha256, config, dtype }
+    }
+
+    /// Without what is there for people: the same for whatever has the same numbers.
+    pub(super) fn nameless(&self) -> Self {
+        Self { model: String::new(), corpus: String::new(), ..self.clone() }
+    }
+
+    /// The digest of [`nameless`](Self::nameless).
     pub(super) fn key(&self) -> String {
-        let nameless = Self { model: String::new(), corpus: String::new(), ..self.clone() };
-        digest(&serde_json::to_string(&nameless).unwrap_or_default())
+        digest(&serde_json::to_string(&self.nameless()).unwrap_or_default())
     }
 
     /// The file in the cache folder.

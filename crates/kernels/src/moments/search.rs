@@ -145,5 +145,5 @@ pub fn import_npz(
     let of = Provenance::of_name(model, &fingerprints_up_to(model, &[layer])?, corpus, samples);
     let of = of.get(&layer).ok_or_else(|| Error::Batch(format!("layer {layer} has no provenance")))?;
     let file = cache::write(cache, of, &npz.moments)?;
-    Ok((samples, FoundMoments { moments: npz.moments, file: Some(file) }))
+    Ok((samples, FoundMoments { moments: npz.moments, file }))
 }

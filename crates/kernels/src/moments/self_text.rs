@@ -1,17 +1,22 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use easyedit_core::{
-    Error, GenerationConfig, LanguageModel, ModelSpec, Progress, Result, Sampling, generate, read_input_text, write_atomically,
+    Artefact, ArtefactLabel, ArtefactTensor, Error, GenerationConfig, LanguageModel, ModelSpec, Progress, Result, Sampling, generate,
+    keep_in_cache, tidy_cache_folder,
 };
 
 use super::MomentConfig;
 use super::provenance::{digest, folder};
 use crate::model_fingerprint::sampled_fingerprint;
 
+/// The kind of artefact.
+const KIND: &str = "self-written-text/2";
+/// Its tensors: all token ids, and how many of them each text has.
+const IDS: &str = "ids";
+const LENGTHS: &str = "lengths";
 /// A text ends where the model ends it, or after this many tokens.
 const TEXT_TOKENS: usize = 128;
-/// No file of texts is larger: a hundred million tokens take some 600 MB.
-const MAX_FILE_BYTES: u64 = 2 << 30;
 /// Memory that the keys and values of attention may take, in bytes, if every head had its own.
 const CACHE_BYTES: usize = 2 << 30;
 /// Bounds of the number of texts written at once.
@@ -29,24 +34,29 @@ pub(super) fn self_written(
 ) -> Result<Vec<Vec<u32>>> {
     let wanted = config.tokens.unwrap_or_else(|| MomentConfig::default_tokens(model.spec()));
     let length = TEXT_TOKENS.min(config.document_tokens);
-    let path = match cache {
+    let kept = match cache {
         Some(cache) => {
             let recipe = format!("version 1, {} tokens in {} texts of {length}, seed {}", wanted, config.samples, config.seed);
-            let key = digest(&format!("{recipe}, {}", sampled_fingerprint(model)?));
-            Some(folder(cache).join(format!("self-written-{}.json", &key[..16])))
+            let identity = format!("{recipe}, {}", sampled_fingerprint(model)?);
+            let path = folder(cache).join(format!("self-written-{}.safetensors", &digest(&identity)[..16]));
+            tidy_cache_folder(&folder(cache));
+            Some((cache, path, identity))
         }
         None => None,
     };
-    if let Some(texts) = path.as_deref().and_then(|path| read(path, model.spec().vocab_size)) {
-        return Ok(texts);
+    if let Some((_, path, identity)) = &kept {
+        match read(path, identity, wanted) {
+            Ok(Some(texts)) => return Ok(texts),
+            Ok(None) => {}
+            Err(error) => tracing::warn!("{error}; the model writes its text again"),
+        }
     }
     progress.begin("text written by the model (tokens)", Some(wanted as u64));
     let texts = write(model, config, wanted, length, progress);
     progress.end();
     let texts = texts?;
-    if let Some(path) = path {
-        let json = serde_json::to_string(&texts).map_err(|e| Error::format(&path, e.to_string()))?;
-        write_atomically(&path, |file| file.write_all(json.as_bytes()))?;
+    if let Some((cache, path, identity)) = kept {
+        keep_in_cache(cache, || keep(&path, &identity, &texts))?;
     }
     Ok(texts)
 }
@@ -104,9 +114,22 @@ fn opening(model: &dyn LanguageModel) -> Result<Vec<u32>> {
     }
 }
 
-/// The kept texts, unless the file is absent or not what was written.
-fn read(path: &Path, vocab_size: usize) -> Option<Vec<Vec<u32>>> {
-    let texts: Vec<Vec<u32>> = serde_json::from_str(&read_input_text(path, MAX_FILE_BYTES).ok()?).ok()?;
-    let sound = |text: &Vec<u32>| !text.is_empty() && text.iter().all(|id| (*id as usize) < vocab_size);
-    (!texts.is_empty() && texts.iter().all(sound)).then_some(texts)
+fn keep(path: &Path, identity: &str, texts: &[Vec<u32>]) -> Result<()> {
+    let lengths: Vec<u32> = texts.iter().map(|text| text.len() as u32).collect();
+    let tensors = [(IDS, &texts.concat()), (LENGTHS, &lengths)].map(|(name, numbers)| (name.to_owned(), ArtefactTensor::of_u32(numbers)));
+    Artefact::write(path, ArtefactLabel::new(KIND, &identity, &())?, &BTreeMap::from(tensors))
+}
+
+/// The kept texts; `None` if there are none.
+fn read(path: &Path, identity: &str, tokens: usize) -> Result<Option<Vec<Vec<u32>>>> {
+    // An id for each token, and at most one length.
+    let Some(file) = Artefact::read(path, KIND, &identity, (tokens as u64).saturating_mul(8))? else { return Ok(None) };
+    let (ids, lengths) = (file.u32(IDS)?, file.u32(LENGTHS)?);
+    let mut left = ids.as_slice();
+    let texts = lengths.into_iter().map(|length| {
+        let (text, rest) = left.split_at_checked(length as usize).ok_or_else(|| Error::format(path, "has texts longer than its ids"))?;
+        left = rest;
+        Ok(text.to_vec())
+    });
+    texts.collect::<Result<_>>().map(Some)
 }

@@ -68,7 +68,7 @@ pub fn collect_shard(
     let file = PartialFile::new(path.to_owned(), job);
     let complete = partial.next == partial.range.end;
     if !complete || !path.exists() {
-        collect(model, &plan, &mut partial, Some(&Checkpoints { file: &file, every: query.checkpoint }), progress)?;
+        collect(model, &plan, &mut partial, Some(&Checkpoints { file: &file, every: query.checkpoint, cache: None }), progress)?;
         file.write(&partial)?;
     }
     Ok(ShardReport { shard, tokens: partial.tokens, chunks: (partial.range.len(), all) })
@@ -99,11 +99,11 @@ pub(super) fn collect_whole(
         }
     };
     let file = PartialFile::new(path.clone(), job);
-    collect(model, &plan, &mut partial, Some(&Checkpoints { file: &file, every: query.checkpoint }), progress)?;
+    collect(model, &plan, &mut partial, Some(&Checkpoints { file: &file, every: query.checkpoint, cache: Some(cache) }), progress)?;
     let mut found = BTreeMap::new();
     for (layer, moments) in partial.finish()? {
         if let Some(of) = statistics.get(&layer) {
-            let file = Some(cache::write(cache, of, &moments)?);
+            let file = cache::write(cache, of, &moments)?;
             found.insert(layer, FoundMoments { moments, file });
         }
     }
@@ -168,7 +168,7 @@ pub fn merge_shards(paths: &[PathBuf], cache: Option<&Path>) -> Result<MergedMom
         merged.corpus.clone_from(&of.corpus);
         merged.samples = of.config.samples;
         if let Some(moments) = moments.remove(&of.layer) {
-            let file = cache.map(|cache| cache::write(cache, of, &moments)).transpose()?;
+            let file = cache.map(|cache| cache::write(cache, of, &moments)).transpose()?.flatten();
             merged.layers.insert(of.layer, (of.module.clone(), FoundMoments { moments, file }));
         }
     }

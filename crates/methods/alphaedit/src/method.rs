@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use easyedit_core::{Edit, EditContext, EditMethod, EditRequest, Error, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, Result};
-use easyedit_kernels::{KeyWeight, MassEdit, NullSpace, Preparation, ResidualShare, ValueSite, second_moments};
+use easyedit_kernels::{KeyWeight, MassEdit, NullSpace, Preparation, ResidualShare, ValueSite, needed_moments};
 use serde_json::Value;
 
 use crate::AlphaEditHparams;
@@ -46,9 +46,11 @@ impl EditMethod for AlphaEdit {
         let settings = self.hparams.settings();
         self.preparation.prepare(model, &settings, false, context)?;
         let missing: Vec<usize> = settings.layers.iter().copied().filter(|layer| !self.spaces.contains_key(layer)).collect();
-        for (layer, moments) in second_moments(model, &missing, &settings, context)? {
-            let space = NullSpace::of(&moments, self.hparams.nullspace_threshold, layer)?;
-            tracing::info!("layer {layer}: {} of {} directions may be changed", space.dimension(), moments.size());
+        let found = if missing.is_empty() { BTreeMap::new() } else { needed_moments(model, &missing, &settings.moments, context)? };
+        for (layer, found) in found {
+            found.check(layer)?;
+            let space = NullSpace::of(&found.moments, self.hparams.nullspace_threshold, &found.describe(layer))?;
+            tracing::info!("layer {layer}: {} of {} directions may be changed", space.dimension(), found.moments.size());
             self.spaces.insert(layer, space);
         }
         Ok(())

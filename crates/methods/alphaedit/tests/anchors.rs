@@ -26,7 +26,7 @@ fn hparams(model: &dyn LanguageModel) -> AlphaEditHparams {
         ..AlphaEditHparams::for_spec(model.spec())
     };
     let moments = moments(model, &hparams);
-    let changeable = |threshold| NullSpace::of(&moments, threshold, 1).map_or(0, |space| space.dimension());
+    let changeable = |threshold| NullSpace::of(&moments, threshold, "the second moment").map_or(0, |space| space.dimension());
     while changeable(hparams.nullspace_threshold) < moments.size() / 2 {
         hparams.nullspace_threshold *= 1.3;
     }

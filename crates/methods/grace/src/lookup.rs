@@ -3,7 +3,7 @@
 use std::fmt;
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
-use easyedit_core::{ForwardChange, Matrix, Module, Pass, Probe, Site, TokenBatch};
+use easyedit_core::{ForwardChange, Matrix, Module, Pass, Probe, Site, TokenBatch, WeightLayout, weight_product};
 
 use crate::codebook::{Codebook, Entry, Replacement, Rules, Stack};
 
@@ -50,7 +50,7 @@ impl Lookup {
     /// For each of the keys `queries: [prompts, d_mlp]`, the value of the nearest entry, and 1 or 0 for whether it reaches the key.
     fn find(&self, queries: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         // The nearest by ‖k‖² - 2 q·k; its distance then from the difference itself, in which nothing cancels.
-        let near = self.squares.clone() - queries.clone().matmul(self.keys.clone().transpose()).mul_scalar(2.0);
+        let near = self.squares.clone() - weight_product(queries.clone(), &self.keys, WeightLayout::OutIn).mul_scalar(2.0);
         let nearest: Tensor<1, Int> = near.argmin(1).squeeze_dim(1);
         let distance = (queries - self.keys.clone().select(0, nearest.clone())).square().sum_dim(1).sqrt();
         let reached = distance.lower_equal(self.radii.clone().select(0, nearest.clone())).float();

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-use easyedit_core::{EditContext, EditRequest, Error, Matrix, Result, SentenceEncoder};
+use easyedit_core::{EditContext, EditRequest, Error, Matrix, Result, SentenceEncoder, WeightLayout, weight_product};
 
 use crate::word_vectors::WordVectors;
 use crate::{Demonstration, IkeHparams, Kind, Retrieval, Selected, demonstrations_of, index_file, nearest};
@@ -170,7 +170,7 @@ impl DemonstrationIndex {
                 if got != want {
                     return Err(Error::Batch(format!("{} gave embeddings of shape {got:?} instead of {want:?}", encoder.name())));
                 }
-                let found = Matrix::from_tensor(&asked.to_tensor(&rows.device()).matmul(rows.clone().transpose()))?;
+                let found = Matrix::from_tensor(&weight_product(asked.to_tensor(&rows.device()), rows, WeightLayout::OutIn))?;
                 match found.values().iter().all(|value| value.is_finite()) {
                     true => Ok(found),
                     false => Err(Error::NotFinite(format!("the embeddings of {} hold NaN or infinity", encoder.name()))),

@@ -1,10 +1,11 @@
 //! Embeddings of demonstrations, kept between runs.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{Error, Matrix, Progress, Result, SentenceEncoder, read_input, write_atomically};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use easyedit_core::{
+    Artefact, ArtefactLabel, ArtefactTensor, Error, Matrix, Progress, Result, SentenceEncoder, keep_in_cache, tidy_cache_folder,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -12,12 +13,14 @@ use crate::Demonstration;
 
 /// Version of the file and of what is embedded.
 const FORMAT_VERSION: u32 = 1;
-const HEADER_KEY: &str = "easyedit_demonstrations";
+/// The kind of artefact.
+const KIND: &str = "demonstrations/2";
 const EMBEDDINGS: &str = "embeddings";
 /// The strings themselves, a JSON array: what EasyEdit's pickle calls so.
 const SENTENCES: &str = "sentences";
-/// No index is larger; a file beyond it is not read.
-const MAX_FILE_BYTES: u64 = 16 << 30;
+/// Width of embeddings, at most; and bytes that JSON makes of one of a text, at most.
+const WIDEST: u64 = 1 << 15;
+const JSON_BYTES: u64 = 6;
 /// Strings that are embedded between two reports of progress.
 const CHUNK: usize = 128;
 
@@ -60,16 +63,19 @@ pub(crate) fn find_or_build(
     };
     let file = cache.map(|folder| provenance.path(folder));
     if let Some(path) = &file {
-        match read(path, &provenance) {
+        path.parent().into_iter().for_each(tidy_cache_folder);
+        let texts = demonstrations.iter().map(|one| one.text.len() as u64 * JSON_BYTES).sum::<u64>();
+        match read(path, &provenance, texts.saturating_add(demonstrations.len() as u64 * WIDEST * 4)) {
             Ok(Some(embeddings)) => return Ok(Found { embeddings, file, is_new: false }),
             Ok(None) => {}
             Err(error) => tracing::warn!("{error}; it is computed again"),
         }
     }
     let embeddings = embed(demonstrations, encoder, progress)?;
-    if let Some(path) = &file {
-        write(path, &provenance, demonstrations, &embeddings)?;
-    }
+    let file = match (cache, file) {
+        (Some(cache), Some(path)) => keep_in_cache(cache, || write(&path, &provenance, demonstrations, &embeddings))?.map(|()| path),
+        _ => None,
+    };
     Ok(Found { embeddings, file, is_new: true })
 }
 
@@ -86,15 +92,15 @@ impl Provenance {
     /// `ike/all-MiniLM-L6-v2_2000-0123456789abcdef.safetensors`: the last part of the encoder's name, the number of records, and a hash
     /// over everything that counts.
     fn path(&self, cache: &Path) -> PathBuf {
-        let nameless = Self { encoder: String::new(), ..self.clone() };
-        let hash = format!("{:x}", Sha256::digest(serde_json::to_string(&nameless).unwrap_or_default()));
+        let hash = format!("{:x}", Sha256::digest(serde_json::to_string(&self.nameless()).unwrap_or_default()));
         let last = self.encoder.rsplit(['/', '\\']).next().unwrap_or_default();
         let plain: String = last.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')).take(60).collect();
         cache.join("ike").join(format!("{plain}_{}-{}.safetensors", self.records, hash.get(..16).unwrap_or_default()))
     }
 
-    fn is_of_the_same(&self, other: &Self) -> bool {
-        Self { encoder: String::new(), ..self.clone() } == Self { encoder: String::new(), ..other.clone() }
+    /// Without what is there for people.
+    fn nameless(&self) -> Self {
+        Self { encoder: String::new(), ..self.clone() }
     }
 }
 
@@ -130,54 +136,22 @@ fn embed(demonstrations: &[Demonstration], encoder: &dyn SentenceEncoder, progre
 }
 
 fn write(path: &Path, provenance: &Provenance, demonstrations: &[Demonstration], embeddings: &Matrix) -> Result<()> {
-    let fail = |message: String| Error::format(path, message);
-    let header = serde_json::to_string(provenance).map_err(|e| fail(e.to_string()))?;
     let texts: Vec<&str> = demonstrations.iter().map(|one| one.text.as_str()).collect();
-    let sentences = serde_json::to_vec(&texts).map_err(|e| fail(e.to_string()))?;
-    let bytes: Vec<u8> = embeddings.values().iter().flat_map(|value| value.to_le_bytes()).collect();
-    let views = [
-        (EMBEDDINGS, TensorView::new(Dtype::F32, embeddings.shape().to_vec(), &bytes)),
-        (SENTENCES, TensorView::new(Dtype::U8, vec![sentences.len()], &sentences)),
-    ];
-    let views = views.into_iter().map(|(name, view)| Ok((name, view?)));
-    let views = views.collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>().map_err(|e| fail(e.to_string()))?;
-    let file = safetensors::serialize(views, Some(HashMap::from([(HEADER_KEY.to_owned(), header)]))).map_err(|e| fail(e.to_string()))?;
-    write_atomically(path, |out| out.write_all(&file))
+    let sentences = serde_json::to_vec(&texts).map_err(Error::other)?;
+    let tensors = BTreeMap::from([
+        (EMBEDDINGS.to_owned(), ArtefactTensor::of_f32(embeddings.shape().to_vec(), embeddings.values())),
+        (SENTENCES.to_owned(), ArtefactTensor::of_bytes(sentences)),
+    ]);
+    Artefact::write(path, ArtefactLabel::new(KIND, &provenance.nameless(), provenance)?, &tensors)
 }
 
 /// The embeddings that the file holds; `None` if there is no file.
-fn read(path: &Path, wanted: &Provenance) -> Result<Option<Matrix>> {
-    let bytes = match read_input(path, MAX_FILE_BYTES) {
-        Ok(bytes) => bytes,
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let damaged = |message: &str| Error::format(path, format!("is no index of these demonstrations: {message}"));
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e.to_string()))?;
-    let header = metadata.metadata().as_ref().and_then(|m| m.get(HEADER_KEY)).ok_or_else(|| damaged("it has no header"))?;
-    let header: Provenance = serde_json::from_str(header).map_err(|e| damaged(&e.to_string()))?;
-    if !header.is_of_the_same(wanted) {
-        return Err(damaged("it is of another encoder or other records"));
+fn read(path: &Path, wanted: &Provenance, max_bytes: u64) -> Result<Option<Matrix>> {
+    let Some(file) = Artefact::read(path, KIND, &wanted.nameless(), max_bytes)? else { return Ok(None) };
+    let (shape, values) = file.f32(EMBEDDINGS)?;
+    let damaged = || Error::format(path, format!("holds embeddings of shape {shape:?} instead of {} rows", wanted.strings));
+    match shape {
+        [rows, width] if *rows == wanted.strings && *width > 0 => Matrix::new(*rows, *width, values).ok_or_else(damaged).map(Some),
+        _ => Err(damaged()),
     }
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e.to_string()))?;
-    let view = tensors.tensor(EMBEDDINGS).map_err(|e| damaged(&e.to_string()))?;
-    let [rows, width] = view.shape() else { return Err(damaged("its embeddings are no matrix")) };
-    if view.dtype() != Dtype::F32 || *rows != wanted.strings || *width == 0 {
-        return Err(damaged(&format!(
-            "its embeddings are {:?} of shape {:?} instead of F32 of {} rows",
-            view.dtype(),
-            view.shape(),
-            wanted.strings
-        )));
-    }
-    let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect();
-    let embeddings = Matrix::new(*rows, *width, values).ok_or_else(|| damaged("its embeddings are misshapen"))?;
-    let is_unit = |row: &[f32]| {
-        let square: f32 = row.iter().map(|value| value * value).sum();
-        (square - 1.0).abs() < 1e-2
-    };
-    if !embeddings.values().chunks(*width).all(is_unit) {
-        return Err(damaged("its embeddings are not of length 1"));
-    }
-    Ok(Some(embeddings))
 }

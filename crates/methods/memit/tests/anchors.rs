@@ -91,14 +91,7 @@ fn values_of_a_batch_come_from_the_cache_and_are_the_same() {
     assert_eq!(files().len(), 2);
     assert_eq!(made(&requests()[..2]), first);
     std::fs::write(&files()[0], b"damaged").unwrap();
-    // Alone, the value that was lost is found with other roundings than beside another.
-    let again = made(&requests()[..2]);
-    for (again, first) in again.deltas.values().zip(first.deltas.values()) {
-        let values = |change: &easyedit_core::WeightDelta| easyedit_core::tensor_values(&change.to_tensor(&model.device())).unwrap();
-        let (again, first) = (values(&again.delta), values(&first.delta));
-        let scale = first.iter().fold(0f32, |max, v| max.max(v.abs()));
-        assert!(again.iter().zip(&first).all(|(a, b)| (a - b).abs() < 1e-3 * scale));
-    }
+    assert_eq!(made(&requests()[..2]), first, "alone, the value that was lost is found as beside another");
     made(&requests());
     assert_eq!(files().len(), 3, "only the third had to be optimised");
 }
