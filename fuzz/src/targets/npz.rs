@@ -30,7 +30,7 @@ fn array(dtype: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
 
 pub(super) fn seeds() -> Vec<(String, Vec<u8>)> {
     let width = model().spec().d_mlp;
-    let square = |i: usize| if i % (width + 1) == 0 { 2.0 } else { 0.1 };
+    let square = |i: usize| if i.is_multiple_of(width + 1) { 2.0 } else { 0.1 };
     let singles: Vec<f32> = (0..width * width).map(|i| square(i) as f32).collect();
     let doubles: Vec<f64> = (0..width * width).map(square).collect();
     let shape = format!("({width}, {width})");
