@@ -2,7 +2,7 @@
 //!
 //! A [`Target`] is a function of bytes that hands them to the public readers and uses what they give, as the program does. It returns
 //! whether the bytes are accepted or refused; it must not panic, hang, or take much memory. `cargo xtask fuzz` runs the targets under libFuzzer
-//! (`src/bin/fuzzer.rs`), `cargo xtask fuzz --mutations N` over blind [mutations](mutate) of the seeds (`src/bin/easyedit-fuzz.rs`), and the
+//! (`src/bin/fuzzer.rs`), `cargo xtask fuzz --mutations N` over blind [mutations](mutation) of the seeds (`src/bin/easyedit-fuzz.rs`), and the
 //! tests below over the seeds and a few hundred mutations each.
 
 // A fault of the set-up is a finding like any other.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::table::{Finding, Row};
 use super::{Scratch, artifacts, corpus};
@@ -18,6 +18,8 @@ const LIMIT: u32 = 2;
 const MOST_ENDS: u32 = 40;
 /// What libFuzzer's exit status is when an input takes too long.
 const TIMED_OUT: i32 = 70;
+/// What it is when somebody ended it.
+const INTERRUPTED: i32 = 72;
 
 pub(super) struct Campaign<'a> {
     fuzzer: &'a Path,
@@ -59,6 +61,9 @@ impl<'a> Campaign<'a> {
             row.coverage = row.coverage.max(coverage(&log));
             if output.status.success() {
                 break;
+            }
+            if output.status.code() == Some(INTERRUPTED) {
+                bail!("{} was interrupted", self.target);
             }
             let file = written(&log);
             // A busy machine is no fault of the input.

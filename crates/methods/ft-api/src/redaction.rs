@@ -327,7 +327,7 @@ mod tests {
         assert_eq!(Redaction::new(["1"]).text(br#"{"id": "ftjob-1", "n": 1}"#), r#"{"id": "ftjob-1", "n": 1}"#);
         assert_eq!(Redaction::new(["none"]).text(b"ft:none:a none-b none"), format!("ft:none:a none-b {HIDDEN}"));
         let redaction = Redaction::new(["EMPTY"]);
-        assert_eq!(redaction.text(br#"{"key": "EMPTY", "emptyness": "nonEMPTY"}"#), r#"{"key": "[hidden key]", "emptyness": "nonEMPTY"}"#);
+        assert_eq!(redaction.text(br#"{"key": "EMPTY", "emptiness": "nonEMPTY"}"#), r#"{"key": "[hidden key]", "emptiness": "nonEMPTY"}"#);
         assert_eq!(redaction.text(b"empty"), HIDDEN);
         assert_eq!(redaction.text(b"Bearer empty"), format!("Bearer {HIDDEN}"));
         assert_eq!(redaction.text(base64(b"Bearer EMPTY", STANDARD).as_bytes()), HIDDEN);
