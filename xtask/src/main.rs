@@ -3,7 +3,9 @@
 //! `ci` is the gate every change passes; `test` is its last step on its own; `tiny-world` makes the small models; `new-method` begins an editing
 //! method (`docs/adding-a-method.md`); `tidy` checks what the compiler cannot: that the
 //! crates depend on each other exactly as drawn in `docs/architecture.md`, and that no file grows out of hand. `bench` times and compares
-//! (`docs/benchmarks.md`), `fuzz` runs the readers over hostile input (`fuzz/README.md`), `results` writes the table of all methods (`docs/results.md`); `device-check` and `gpu-build` are for devices other than the CPU (`docs/devices.md`).
+//! (`docs/benchmarks.md`), `results` writes the table of all methods (`docs/results.md`). `fuzz` runs the readers over hostile input
+//! (`fuzz/README.md`), `kill-check` kills commands at random moments, `revert-check` takes random edits back out of checkpoints
+//! (`docs/reliability.md`). `device-check` and `gpu-build` are for devices other than the CPU (`docs/devices.md`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -19,6 +21,7 @@ mod new_method;
 mod process;
 mod programs;
 mod results;
+mod revert_check;
 mod tidy;
 mod tiny_world;
 
@@ -57,6 +60,12 @@ enum Chore {
     Bench(bench::BenchArguments),
     /// Edit the same facts with every method and write the table of `docs/results.md`
     Results(results::ResultsArguments),
+    /// Apply random edits of all methods to checkpoints and revert them: the bytes have to be those from before
+    RevertCheck {
+        /// Passed on: `--count 1000 --seed 0`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Hold a device against the CPU and golden values
     DeviceCheck(device_check::DeviceCheckArguments),
     /// Build the programs for an NVIDIA GPU where LLVM cannot be downloaded
@@ -91,6 +100,7 @@ fn run() -> Result<bool> {
         Chore::TinyWorld { arguments } => tiny_world::run(&root, &arguments),
         Chore::Bench(arguments) => bench::bench(&root, &arguments),
         Chore::Results(arguments) => results::run(&root, &arguments).map(|()| true),
+        Chore::RevertCheck { arguments } => revert_check::run(&root, &arguments),
         Chore::DeviceCheck(arguments) => device_check::run(&root, &arguments),
         Chore::GpuBuild(arguments) => gpu_build::run(&root, &arguments),
         Chore::KillCheck(arguments) => kill_check::run(&root, &arguments),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use console::style;
+use crate::output::{style, visible};
 
 /// Exit code of a command line that asks for something that does not exist.
 pub(crate) const USAGE: u8 = 2;
@@ -32,12 +32,12 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
 
 /// The error and its causes, each once: many messages hold their cause's already.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
-    let mut text = format!("{} {error}\n", style("error:").for_stderr().red().bold());
+    let mut text = format!("{} {}\n", style("error:").for_stderr().red().bold(), visible(&error.to_string()));
     let mut told = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
         if !told.contains(&cause) {
-            text.push_str(&format!("  because {cause}\n"));
+            text.push_str(&format!("  because {}\n", visible(&cause)));
             told.push_str(&cause);
         }
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::output::visible_path;
+use crate::output::{for_terminal, visible_path};
 use crate::progress::Bars;
 
 /// Exit code of a program that a signal ended.
@@ -27,7 +27,7 @@ pub(crate) fn install(bars: &Bars) {
     let handler = move || {
         bars.clear();
         easyedit::in_flight::remove_all();
-        eprint!("interrupted\n{}", describe_kept());
+        eprint!("interrupted\n{}", for_terminal(&describe_kept()));
         std::process::exit(INTERRUPTED);
     };
     if let Err(error) = ctrlc::set_handler(handler) {

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     match commands::run(&context, arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("{}{}", failure::describe(&error), interrupt::describe_kept());
+            eprint!("{}", output::for_terminal(&(failure::describe(&error) + &interrupt::describe_kept())));
             ExitCode::from(failure::exit_code(&error))
         }
     }
@@ -55,7 +55,7 @@ fn log_to(bars: &Bars, common: &Common) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("EASYEDIT_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let colour = console::colors_enabled_stderr();
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(bars.log_writer()).with_ansi(colour);
+    // The writer gives the colours: it could not tell them from those in a message.
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(bars.log_writer()).with_ansi(false);
     let _ = subscriber.without_time().with_target(false).try_init();
 }

@@ -4,6 +4,7 @@ mod heat;
 mod paths;
 mod scores;
 mod table;
+mod visible;
 
 use std::io::Write;
 
@@ -14,6 +15,7 @@ pub(crate) use heat::HeatMap;
 pub(crate) use paths::{serialize_path, serialize_paths, visible_path};
 pub(crate) use scores::{Continuation, Role, continuation_table, record_table, score_table};
 pub(crate) use table::{Align, Table};
+pub(crate) use visible::{for_terminal, style, visible};
 
 /// Where results go.
 #[derive(Clone, Copy, Debug)]
@@ -26,10 +28,12 @@ impl Output {
         Self { json }
     }
 
-    /// Prints a result: `value` as JSON, or what `text` says.
+    /// Prints a result: `value` as JSON, or what `text` says, in both with control characters written out.
     pub(crate) fn print(self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
-        let text = if self.json { serde_json::to_string_pretty(value)? } else { text() };
-        write(&text)
+        match self.json {
+            true => write(&visible::escaped_json(&serde_json::to_string_pretty(value)?)),
+            false => write(&for_terminal(&text())),
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use easyedit::Progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::output::{for_terminal, one_line, style as painted, visible};
+
 /// Draws the libraries' [`Progress`] as a stack of bars on stderr. Clones draw the same bars.
 #[derive(Clone)]
 pub(crate) struct Bars {
@@ -50,7 +52,7 @@ impl Progress for Bars {
             }
             None => ProgressBar::new_spinner().with_style(style("{prefix:24} {spinner:.cyan} {msg:.dim}")),
         };
-        let bar = self.all.add(bar.with_prefix(task.to_owned()));
+        let bar = self.all.add(bar.with_prefix(visible(&one_line(task)).into_owned()));
         bar.enable_steady_tick(Duration::from_millis(100));
         if let Ok(mut stack) = self.stack.lock() {
             stack.push(bar);
@@ -62,7 +64,7 @@ impl Progress for Bars {
     }
 
     fn remark(&self, text: &str) {
-        self.innermost(|bar| bar.set_message(text.to_owned()));
+        self.innermost(|bar| bar.set_message(visible(&one_line(text)).into_owned()));
     }
 
     fn end(&self) {
@@ -77,18 +79,32 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// Writes log lines above the bars.
+/// Writes log lines above the bars, with control characters written out.
 #[derive(Clone)]
 pub(crate) struct LogWriter(MultiProgress);
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.suspend(|| std::io::stderr().write(bytes))
+        let line = for_terminal(&coloured(&String::from_utf8_lossy(bytes)));
+        self.0.suspend(|| std::io::stderr().write_all(line.as_bytes()))?;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
         std::io::stderr().flush()
     }
+}
+
+/// A log line with its level in a colour.
+fn coloured(line: &str) -> String {
+    let (space, rest) = line.split_at(line.len() - line.trim_start().len());
+    let Some((level, message)) = rest.split_once(' ') else { return line.to_owned() };
+    let level = match level {
+        "WARN" => painted(level).for_stderr().yellow(),
+        "ERROR" => painted(level).for_stderr().red(),
+        _ => return line.to_owned(),
+    };
+    format!("{space}{level} {message}")
 }
 
 impl<'a> MakeWriter<'a> for LogWriter {
@@ -102,6 +118,14 @@ impl<'a> MakeWriter<'a> for LogWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_levels_are_coloured_and_lines_stay_as_they_are() {
+        console::set_colors_enabled_stderr(false);
+        for line in [" WARN a tensor\n", "ERROR a\n", " INFO b c\n", "WARN", ""] {
+            assert_eq!(for_terminal(&coloured(line)), line);
+        }
+    }
 
     #[test]
     fn tasks_nest_and_end_in_any_number() {

@@ -42,7 +42,7 @@ fn an_edit_goes_out_as_an_adapter_and_comes_back() {
 #[test]
 fn nothing_is_overwritten_and_what_does_not_belong_is_refused() {
     let sandbox = with_edit();
-    let export = [EXPORT, &[EDIT_FILE, "--rank", "2", "--base-model", "org/name", "--json"]].concat();
+    let export = [EXPORT, &[EDIT_FILE, "--rank", "2", "--base-model-name", "org/name", "--json"]].concat();
     let exported = sandbox.run(&export).success().json();
     assert_eq!(exported["weights"][0], json!({"parameter": TENSOR, "rank": 1, "relative_error": 0.0}));
     sandbox.run(&export).fails(1, &["adapter_model.safetensors", "--out"]);
@@ -60,4 +60,71 @@ fn nothing_is_overwritten_and_what_does_not_belong_is_refused() {
     sandbox.run(&["export", "--model", "model", "--out", "new"]).fails(2, &["EDIT"]);
     sandbox.run(&["export", "--model", "model", "--out", "new", "--rank", "0", EDIT_FILE]).fails(2, &["--rank"]);
     assert_eq!(sandbox.listing(), before);
+}
+
+#[test]
+fn an_adapter_is_never_written_into_a_model_s_folder_or_over_foreign_files() {
+    let sandbox = with_edit();
+    easyedit::models::tiny::write_tiny_checkpoint("gpt2", 8, &sandbox.path("other")).unwrap();
+    std::fs::create_dir(sandbox.path("foreign")).unwrap();
+    sandbox.write("foreign/easyedit.json", "mine");
+    let mut refused =
+        vec![("model", "own folder"), ("model/../model/.", "own folder"), ("other", "holds a checkpoint"), ("foreign", "easyedit.json")];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(sandbox.path("model"), sandbox.path("link")).unwrap();
+        refused.push(("link", "own folder"));
+    }
+    let before = sandbox.listing();
+    for (out, part) in refused {
+        sandbox.run(&["export", "--model", "model", "--out", out, EDIT_FILE]).fails(1, &[part, "--out"]);
+        assert_eq!(sandbox.listing(), before, "{out}");
+    }
+    assert_eq!(std::fs::read_to_string(sandbox.path("foreign/easyedit.json")).unwrap(), "mine");
+}
+
+#[test]
+fn no_path_of_this_disk_is_written_unless_it_is_given() {
+    let sandbox = with_edit();
+    let absolute = sandbox.path("model").display().to_string();
+    let base = |name: &str, more: &[&str]| {
+        let run = sandbox.run(&[&["export", "--model", &absolute, "--out", name, EDIT_FILE][..], more].concat()).success();
+        let folder = sandbox.path(name);
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            let found = String::from_utf8_lossy(&bytes).contains(sandbox.path("").to_str().unwrap());
+            assert!(!found || more.contains(&absolute.as_str()), "{name} holds a path");
+        }
+        let config: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("adapter_config.json")).unwrap()).unwrap();
+        (config["base_model_name_or_path"].as_str().unwrap().to_owned(), run.stdout())
+    };
+    let (name, told) = base("by-name", &[]);
+    assert!(name == "model" && told.contains("--base-model-name"), "{name}: {told}");
+    let (name, told) = base("by-id", &["--base-model-name", "org/tiny"]);
+    assert!(name == "org/tiny" && !told.contains("--base-model-name"), "{name}: {told}");
+    assert_eq!(base("by-path", &["--base-model-name", &absolute]).0, absolute);
+}
+
+/// What stands under "In Python" in the help, run as it is but for the two names.
+#[test]
+fn the_python_example_of_the_help_runs_as_it_stands() {
+    let python = |code: &str| std::process::Command::new("python3").args(["-c", code]).env("HF_HUB_OFFLINE", "1").output();
+    let succeeds = |code: &str| python(code).is_ok_and(|run| run.status.success());
+    let help = Sandbox::new().run(&["export", "--help"]).success().stdout();
+    let (_, example) = help.split_once("In Python:\n\n").unwrap();
+    if !succeeds("import peft, torch, transformers") {
+        // Whether it is Python at all needs no package.
+        assert!(!succeeds("pass") || succeeds(&format!("compile({example:?}, 'example', 'exec')")), "{example}");
+        println!("skipped: python3 with peft, torch and transformers is not here");
+        return;
+    }
+    let sandbox = with_edit();
+    let model = sandbox.path("model").display().to_string();
+    sandbox.run(&["export", "--model", "model", "--out", "adapter", EDIT_FILE]).success();
+    let (hub, adapter) = ("\"HuggingFaceTB/SmolLM2-135M-Instruct\"", "\"adapter\"");
+    assert!(example.contains(hub) && example.contains(adapter), "{example}");
+    let adapter_folder = sandbox.path("adapter").display().to_string();
+    let example = example.replace(hub, &format!("{model:?}")).replace(adapter, &format!("{adapter_folder:?}"));
+    let run = python(&format!("{example}\nassert model.peft_config[\"default\"].r == 1\n")).unwrap();
+    assert!(run.status.success(), "{example}\n{}", String::from_utf8_lossy(&run.stderr));
 }

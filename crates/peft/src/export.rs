@@ -1,13 +1,13 @@
 //! Edits out.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use easyedit_core::{
-    Edit, LanguageModel, Matrix, ModelSpec, OutputFolder, ParamName, WeightDelta, WeightLayout, apply_all, write_atomically,
+    Edit, LanguageModel, Matrix, ModelSpec, OutputFolder, ParamName, WeightDelta, WeightLayout, apply_all, unfinished_files,
+    write_atomically,
 };
-use easyedit_models::WeightType;
+use easyedit_models::{WeightType, check_output_folder};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -25,7 +25,7 @@ const FORMAT_VERSION: u32 = 1;
 /// How edits are exported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExportOptions {
-    /// What the adapter says it was made for: a Hub id or a path. The model's name, if it is not given.
+    /// What the adapter says it was made for: a Hub id, or a path that means something where it is loaded. The model's name, if it is not given.
     pub base_model: Option<String>,
     /// Highest rank of a module. Changes of higher rank are replaced by the nearest ones of this rank; without it they are exported as they are, and
     /// changes that are not of low rank by construction are errors.
@@ -84,14 +84,17 @@ impl Module {
 /// # Errors
 ///
 /// As [`apply_all`] if the edits do not belong to the model; [`Error::Weight`] naming a weight that is not a linear module's, or whose change is
-/// not of low rank; [`Error::Nothing`] if nothing is changed; [`Error::Format`] if `out` holds an adapter already. Nothing half-written stays.
+/// not of low rank; [`Error::Nothing`] if nothing is changed; [`Error::Format`] or [`Error::Models`] if `out` holds an adapter or a model already.
+/// Nothing half-written stays, and what a killed run left is removed.
 pub fn export(model: &dyn LanguageModel, edits: &[Edit], options: &ExportOptions, out: &Path) -> Result<ExportedAdapter> {
     let files = [WEIGHTS_FILE, PROVENANCE_FILE, CONFIG_FILE];
-    for name in files.iter().chain(&[PYTORCH_WEIGHTS_FILE]) {
+    let unfinished = unfinished_files(out);
+    for name in files.iter().chain(&[PYTORCH_WEIGHTS_FILE]).filter(|name| !unfinished.iter().any(|file| file == *name)) {
         if out.join(name).symlink_metadata().is_ok() {
             return Err(Error::format(out.join(name), "is there already and would be overwritten; choose another --out"));
         }
     }
+    check_output_folder(out)?;
     if let Some(edit) = edits.iter().find(|edit| edit.overlay.is_some()) {
         return Err(Error::Nothing(format!(
             "the edit of {} is laid over the model and changes no weights, so no adapter can hold it",
@@ -112,14 +115,11 @@ pub fn export(model: &dyn LanguageModel, edits: &[Edit], options: &ExportOptions
         (CONFIG_FILE, to_json(&adapter_config(model.spec(), &base_model, &modules))),
     ];
     let folder = OutputFolder::claim(out)?;
-    for (number, (name, bytes)) in contents.iter().enumerate() {
-        if let Err(error) = write_atomically(&folder.path().join(name), |file| file.write_all(bytes)) {
-            for (written, _) in contents.iter().take(number) {
-                let _ = fs::remove_file(folder.path().join(written));
-            }
-            return Err(error.into());
-        }
+    let staging = folder.stage()?;
+    for (name, bytes) in &contents {
+        write_atomically(&staging.path().join(name), |file| file.write_all(bytes))?;
     }
+    staging.publish(CONFIG_FILE)?;
     Ok(ExportedAdapter { folder: out.to_owned(), files: files.map(str::to_owned).into(), weights })
 }
 

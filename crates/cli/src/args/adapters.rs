@@ -17,9 +17,12 @@ pub(crate) enum ExportFormat {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    easyedit export --format peft --model smollm2-135m --out adapter edited/*.edit.safetensors\n  \
-    python -c 'from transformers import AutoModelForCausalLM; from peft import PeftModel\n    \
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(\"HuggingFaceTB/SmolLM2-135M\"), \"adapter\")'")]
+    easyedit export --format peft --model smollm2-135m --out adapter edited/*.edit.safetensors\n\n\
+In Python:\n\n\
+from peft import PeftModel\n\
+from transformers import AutoModelForCausalLM\n\n\
+model = AutoModelForCausalLM.from_pretrained(\"HuggingFaceTB/SmolLM2-135M-Instruct\")\n\
+model = PeftModel.from_pretrained(model, \"adapter\")")]
 pub(crate) struct ExportArguments {
     #[command(flatten)]
     pub(crate) model: ModelArgument,
@@ -35,9 +38,9 @@ pub(crate) struct ExportArguments {
     /// Highest rank of a module: changes of higher rank, or of none, are replaced by the nearest ones of this rank
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_RANK))]
     pub(crate) rank: Option<u32>,
-    /// What the adapter says it belongs to, a Hub id or a path; without it, the model's name or folder
-    #[arg(long, value_name = "NAME")]
-    pub(crate) base_model: Option<String>,
+    /// What the adapter says it belongs to, a Hub id or a path; without it, the model's Hub id where it is known, or its name
+    #[arg(long, alias = "base-model", value_name = "NAME")]
+    pub(crate) base_model_name: Option<String>,
 }
 
 #[derive(Debug, Args)]

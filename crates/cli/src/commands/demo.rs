@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use console::style;
 use easyedit::{EditRequest, EvaluationPrompt, Mode};
 use serde_json::{Value, json};
 
@@ -12,7 +11,7 @@ use super::continuations::Watched;
 use super::requests::LOCALITY;
 use super::run::{Finished, Run};
 use crate::args::DemoArguments;
-use crate::output::{Role, continuation_table, score_table};
+use crate::output::{Role, continuation_table, score_table, style};
 
 /// The fact of the demo, and what is looked at around it.
 struct Demo {

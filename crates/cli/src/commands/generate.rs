@@ -1,13 +1,13 @@
 //! `easyedit generate`
 
 use anyhow::Result;
-use console::style;
 use easyedit::tokens::encode_prompt;
 use easyedit::{GenerationConfig, Sampling, generate};
 use serde_json::{Value, json};
 
 use super::{Context, load_edits};
 use crate::args::GenerateArguments;
+use crate::output::style;
 
 pub(super) fn run(context: &Context, arguments: &GenerateArguments) -> Result<()> {
     context.check_device()?;

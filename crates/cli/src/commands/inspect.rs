@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use easyedit::{Edit, Matrix, WeightDelta};
+use easyedit::{Edit, WeightDelta};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -15,7 +15,7 @@ const SHOWN_FINGERPRINT: usize = 12;
 
 pub(super) fn run(context: &Context, arguments: &InspectArguments) -> Result<()> {
     let edit = Edit::load(&arguments.file)?;
-    let norms = norms(&edit)?;
+    let norms: Vec<f64> = edit.deltas.values().map(|change| change.delta.norm()).collect();
     let bytes = std::fs::metadata(&arguments.file)?.len();
     let tensors: Vec<Value> = edit
         .deltas
@@ -40,12 +40,6 @@ fn overlay(edit: &Edit) -> Option<Value> {
     let overlay = edit.overlay.as_ref()?;
     let tensors: BTreeMap<&str, [usize; 2]> = overlay.tensors.iter().map(|(name, matrix)| (name.as_str(), matrix.shape())).collect();
     Some(json!({ "data": overlay.data, "tensors": tensors }))
-}
-
-/// Frobenius norm of each change.
-fn norms(edit: &Edit) -> Result<Vec<f64>> {
-    let host = easyedit::device::select("cpu")?;
-    edit.deltas.values().map(|change| Ok(Matrix::from_tensor(&change.delta.to_tensor(&host))?.norm())).collect()
 }
 
 fn kind(delta: &WeightDelta) -> &'static str {

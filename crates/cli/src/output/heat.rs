@@ -1,6 +1,8 @@
 //! Heat maps on the terminal: one character a number.
 
-use console::{Color, measure_text_width, style, truncate_str};
+use console::{Color, measure_text_width, truncate_str};
+
+use super::{style, visible};
 
 /// From the lowest eighth of a scale to the highest.
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -24,11 +26,12 @@ impl HeatMap {
     /// The map as lines, each row with its largest number and the column of it.
     pub(crate) fn render(&self) -> String {
         let largest = self.rows.iter().flat_map(|(_, numbers)| numbers).copied().fold(self.low, f64::max);
-        let width = self.rows.iter().map(|(name, _)| measure_text_width(name)).max().unwrap_or(0).min(LONGEST_NAME);
+        let width = self.rows.iter().map(|(name, _)| measure_text_width(&visible(name))).max().unwrap_or(0).min(LONGEST_NAME);
         let columns = self.rows.iter().map(|(_, numbers)| numbers.len()).max().unwrap_or(0);
         let mut text = format!("{}  {}\n", style(&self.title).bold(), style(format!("{:.3} to {largest:.3}", self.low)).dim());
         for (name, numbers) in &self.rows {
-            let name = truncate_str(name, width, "…");
+            let name = visible(name);
+            let name = truncate_str(&name, width, "…");
             let space = " ".repeat(width - measure_text_width(&name).min(width));
             let cells: String = numbers.iter().map(|number| self.block(*number, largest)).collect();
             let peak = numbers.iter().enumerate().reduce(|best, one| if one.1 > best.1 { one } else { best });

@@ -1,10 +1,9 @@
 //! The tables of an edit: continuations, scores, records.
 
-use console::style;
 use easyedit::eval::{MeanMetrics, MeanPair, Metrics, Record, Summary};
 use serde::Serialize;
 
-use super::{Align, Table, one_line};
+use super::{Align, Table, one_line, style};
 
 /// More records than this are summed up only.
 const MOST_RECORDS: usize = 20;

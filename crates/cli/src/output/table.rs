@@ -1,6 +1,8 @@
 //! Aligned columns, measured as the terminal shows them.
 
-use console::{Term, measure_text_width, style, truncate_str};
+use console::{Term, measure_text_width, truncate_str};
+
+use super::{one_line, style, visible};
 
 /// Width of a text that is not on a terminal, in columns.
 const PLAIN_WIDTH: usize = 120;
@@ -49,9 +51,9 @@ impl Table {
         self
     }
 
-    /// Adds a row; missing cells are empty.
+    /// Adds a row; missing cells are empty. A cell is shown on one line, with control characters written out.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) -> &mut Self {
-        self.rows.push(Row::Cells(cells.into_iter().collect()));
+        self.rows.push(Row::Cells(cells.into_iter().map(|cell| visible(&one_line(&cell)).into_owned()).collect()));
         self
     }
 
