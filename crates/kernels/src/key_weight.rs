@@ -3,6 +3,8 @@
 use easyedit_core::{Error, Result};
 use faer::{Mat, Side};
 
+use crate::parallelism::fix_parts;
+
 /// Eigenvalues below this share of the largest count as zero: they belong to keys that repeat one another.
 const NEGLIGIBLE: f64 = 1e-9;
 /// Bisections of the weight; each halves what is left of its logarithm's range.
@@ -40,6 +42,7 @@ impl KeyWeight {
         if (0..gram.ncols()).any(|c| (0..gram.nrows()).any(|r| !gram[(r, c)].is_finite())) {
             return Err(Error::NotFinite(format!("{what} are not finite")));
         }
+        fix_parts();
         let eigenvalues = gram
             .self_adjoint_eigenvalues(Side::Lower)
             .map_err(|error| Error::NotFinite(format!("the eigenvalues of the products of {what} cannot be computed: {error:?}")))?;

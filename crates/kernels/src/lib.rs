@@ -30,6 +30,7 @@ mod mean_rows;
 mod model_fingerprint;
 mod moments;
 mod null_space;
+mod parallelism;
 mod prefixes;
 mod preparation;
 mod row_groups;

@@ -3,6 +3,7 @@ use faer::{Mat, Side};
 
 use easyedit_core::{Error, Result};
 
+use crate::parallelism::fix_parts;
 use crate::{KeyWeight, SecondMoments, SolvedKeys};
 
 /// Eigenvalues of a moment kept in `f32` may be below 0 by this share of the largest.
@@ -31,6 +32,7 @@ impl NullSpace {
     pub fn of(moments: &SecondMoments, threshold: f64, what: &str) -> Result<Self> {
         let size = moments.size();
         let matrix = Mat::from_fn(size, size, |r, c| moments.entry(r, c));
+        fix_parts();
         let eigen = matrix
             .self_adjoint_eigen(Side::Lower)
             .map_err(|error| Error::NotFinite(format!("the eigenvalues of {what} cannot be computed: {error:?}")))?;

@@ -4,6 +4,7 @@ use faer::{Mat, Side};
 use easyedit_core::{Error, Result};
 
 use crate::KeyWeight;
+use crate::parallelism::fix_parts;
 
 /// Ridge of the first retry, as a share of the mean of the diagonal; each further retry takes ten times as much.
 const FIRST_RIDGE: f64 = 1e-10;
@@ -34,6 +35,7 @@ impl Cholesky {
     ///
     /// [`Error::NotFinite`] naming `what` if an entry is not finite, or no reasonable ridge makes it positive definite.
     pub fn new(size: usize, entry: impl Fn(usize, usize) -> f64, what: &str) -> Result<Self> {
+        fix_parts();
         let mut matrix = Mat::from_fn(size, size, &entry);
         let mean_diagonal = (0..size).map(|i| matrix[(i, i)]).sum::<f64>() / size.max(1) as f64;
         if (0..size).any(|c| (0..size).any(|r| !matrix[(r, c)].is_finite())) {
