@@ -151,7 +151,9 @@ fn shards_on_any_number_of_threads_merge_to_the_same_bytes() {
     sandbox.run(&["stats", "merge", "shard-1-of-2", "shard-1-of-2"]).fails(1, &["once more"]);
     sandbox.run(&["stats", "merge", "shard-1-of-8", "shard-1-of-2"]).fails(1, &["shard-1-of-2", "number of shards"]);
     sandbox.run(&["stats", "merge", "text.txt"]).fails(1, &["text.txt", "no file of sums"]);
-    sandbox.run(&[&STATS[..], &["--shard", "1/2", "--out", "text.txt"]].concat()).fails(1, &["text.txt", "no file of sums"]);
+    sandbox.run(&[&STATS[..], &["--shard", "1/2", "--out", "text.txt"]].concat()).fails(2, &["text.txt", "would replace"]);
+    sandbox.write("notes.txt", "something else");
+    sandbox.run(&[&STATS[..], &["--shard", "1/2", "--out", "notes.txt"]].concat()).fails(1, &["notes.txt", "no file of sums"]);
     std::fs::write(&out, &std::fs::read(&out).unwrap()[..900]).unwrap();
     sandbox.run(&["stats", "merge", "shard-1-of-2", "shard-2-of-2"]).fails(1, &["shard-2-of-2"]);
 }
