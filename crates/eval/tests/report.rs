@@ -150,7 +150,7 @@ fn edits_that_move_no_score_are_counted_and_the_setting_is_named() {
     };
     let moved = record(0, 1.0);
     let unmoved = record(1, 0.0);
-    let (count, warning) = summarise(&[unmoved.clone()], &["mom2_update_weight", "absent"]);
+    let (count, warning) = summarise(std::slice::from_ref(&unmoved), &["mom2_update_weight", "absent"]);
     assert!(count == 1 && warning.contains("the edit moved no score") && warning.ends_with("mom2_update_weight (15000)"), "{warning}");
     let (count, warning) = summarise(&[unmoved.clone(), unmoved.clone()], &[]);
     assert!(count == 2 && warning.contains("all 2 requests"), "{warning}");

@@ -105,7 +105,7 @@ fn edit(number: usize, model: &dyn LanguageModel, changes: &[(&ParamName, &str)]
         family: model.spec().family.clone(),
         hparams: json!({}),
         seed: 0,
-        requests: vec![EditRequest { case_id: number, ..EditRequest::new("The tower is in", &format!("tower {number}"), "Rome") }],
+        requests: vec![EditRequest { case_id: number, ..EditRequest::new("The tower is in", format!("tower {number}"), "Rome") }],
         diagnostics: Value::Null,
         deltas: changes.iter().map(change).collect(),
         overlay: None,

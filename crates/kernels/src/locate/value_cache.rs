@@ -13,7 +13,7 @@ use crate::{Contexts, FactRow, OptimizedValue, StepLoss, ValueConfig, ValueTarge
 /// The kind of artefact; its number is raised when the same settings come to give other values.
 const KIND: &str = "value/2";
 /// Bytes of the vectors of a value, at most: three of width 2²⁰.
-const LARGEST: u64 = 3 * 8 << 20;
+const LARGEST: u64 = 24 << 20;
 
 /// The value of every request, in their order: from the cache folder where one was found before for the same model, contexts and settings,
 /// optimised otherwise, many at once. Each is put into the cache as soon as it is found, so that a batch that was cut short goes on where it
