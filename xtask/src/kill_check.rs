@@ -36,6 +36,9 @@ const FACTS: usize = 6;
 /// Begin of the names of files that are still being written, and of a claim.
 const TEMPORARY: &str = ".easyedit";
 
+/// Begin of the names of sums that a later run goes on with.
+const RESUMABLE: &str = "unfinished-";
+
 /// A command under test.
 struct Case {
     name: &'static str,
@@ -269,7 +272,7 @@ fn results(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
         for entry in fs::read_dir(&next).into_iter().flatten() {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.starts_with(TEMPORARY) || name.ends_with(".partial.safetensors") {
+            if name.starts_with(TEMPORARY) || name.starts_with(RESUMABLE) {
                 continue;
             }
             if path.is_dir() {
