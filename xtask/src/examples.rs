@@ -8,7 +8,7 @@ use crate::process::{command, run};
 use crate::programs::target;
 
 /// Members that are not for others.
-const NOT_PUBLISHED: &[&str] = &["xtask", "easyedit-benches", "easyedit-newmethod"];
+const NOT_PUBLISHED: &[&str] = &["xtask", "easyedit-benches", "easyedit-fuzz", "easyedit-newmethod"];
 
 /// A project outside the workspace, how it is run, and what it has to print.
 struct Example {

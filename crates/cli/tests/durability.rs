@@ -119,7 +119,20 @@ fn paths_that_are_not_utf8_are_written_and_shown() {
 
         let mut applied = text(&["apply", "--model", "model", "--json", "--edit"]);
         applied.extend([edit_files(&folder).remove(0).into_os_string(), odd(b"--out"), odd(if json { b"a\xff" } else { b"b\xff" })]);
+        let applied_to = applied.last().unwrap().clone();
         run(&applied.iter().map(|word| word.as_os_str()).collect::<Vec<_>>()).success();
+
+        let edit = edit_files(&folder).remove(0).into_os_string();
+        let name = |rest: &[u8]| odd(&[if json { b"json-" } else { b"text-" }, rest].concat());
+        let mut exported = text(&["export", "--format", "peft", "--model", "model", "--json"]);
+        exported.extend([edit.clone(), odd(b"--out"), name(b"adapter\xff")]);
+        run(&exported.iter().map(|word| word.as_os_str()).collect::<Vec<_>>()).success();
+        // A model is named in text, so its folder needs a name that is UTF-8.
+        let back = name(b"applied");
+        std::fs::rename(sandbox.path("").join(applied_to), sandbox.path("").join(&back)).unwrap();
+        let mut reverted = text(&["revert", "--base", "model", "--json", "--edit"]);
+        reverted.extend([edit, odd(b"--model"), back, odd(b"--out"), name(b"back\xff")]);
+        run(&reverted.iter().map(|word| word.as_os_str()).collect::<Vec<_>>()).success();
     }
 }
 

@@ -47,6 +47,7 @@ pub struct ExportedWeight {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ExportedAdapter {
     /// The folder.
+    #[serde(serialize_with = "serialize_shown")]
     pub folder: PathBuf,
     /// Names of the files in it.
     pub files: Vec<String>,
@@ -200,4 +201,9 @@ fn serialized(modules: &[Module], path: &Path) -> Result<Vec<u8>> {
 /// Indented JSON with a line break at its end.
 fn to_json(value: &Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
+}
+
+/// Writes a path as text; bytes that are no UTF-8 become U+FFFD.
+fn serialize_shown<S: serde::Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }

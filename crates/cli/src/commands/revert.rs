@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{Context, check_weights_only, load_edits};
 use crate::args::RevertArguments;
+use crate::output::visible_path;
 
 pub(super) fn run(context: &Context, arguments: &RevertArguments) -> Result<()> {
     let edits = load_edits(&arguments.edit)?;
@@ -20,7 +21,7 @@ pub(super) fn run(context: &Context, arguments: &RevertArguments) -> Result<()> 
     let reverted = revert(&edited, base.as_ref(), &edits)?;
     let saved = save_reverted_into(&edited, &reverted, &edits, &folder)?;
     let ways: BTreeMap<_, _> = reverted.restored.iter().map(|(name, restored)| (name, restored.way)).collect();
-    context.output.print(&json!({ "checkpoint": saved.folder, "tensors": ways }), || {
+    context.output.print(&json!({ "checkpoint": visible_path(&saved.folder), "tensors": ways }), || {
         let mut text = format!("{} edit(s) taken out of {}\n", edits.len(), edited.name());
         for (name, restored) in &reverted.restored {
             text.push_str(&format!("  {name}: {}\n", words(*restored)));
