@@ -44,6 +44,11 @@ impl EditFolder {
         self.files.iter().map(|file| file.path.clone()).collect()
     }
 
+    /// The file of the edit that was kept last.
+    pub fn last_file(&self) -> Option<&Path> {
+        self.files.last().map(|file| file.path.as_path())
+    }
+
     /// Writes the edit and returns its file.
     fn write(&self, edit: &Edit) -> Result<EditFile> {
         let stem = self.stem(edit);

@@ -94,7 +94,7 @@ impl EditStore for EditKeeper {
         match self {
             Self::Files(folder) => {
                 folder.push(edit)?;
-                folder.files().last().into_iter().for_each(|path| interrupt::keep(path));
+                folder.last_file().into_iter().for_each(interrupt::keep);
                 Ok(())
             }
             Self::Memory(edits) => EditStore::push(edits, edit),
@@ -108,7 +108,7 @@ impl EditStore for EditKeeper {
     fn pop(&mut self) -> easyedit::Result<()> {
         match self {
             Self::Files(folder) => {
-                folder.files().last().into_iter().for_each(|path| interrupt::forget(path));
+                folder.last_file().into_iter().for_each(interrupt::forget);
                 folder.pop()
             }
             Self::Memory(edits) => EditStore::pop(edits),

@@ -87,12 +87,13 @@ impl Run<'_> {
         interrupt::resume("run the same command again to make the rest; an edit that is kept is not written twice");
         let mut editor = Editor::new(model, method, options);
         let edits = EditKeeper::new(destination.as_ref(), if self.mode == Mode::Batch { 1 } else { self.requests.len() });
+        let mut is_named = false;
         let mut on_record = |record: &Record| match &mut report {
             Some(report) => {
                 report.record(record)?;
-                // Named once: the file that has the finished records so far.
-                interrupt::forget(report.partial_path());
-                interrupt::keep(report.partial_path());
+                if !std::mem::replace(&mut is_named, true) {
+                    interrupt::keep(report.partial_path());
+                }
                 Ok(())
             }
             None => Ok(()),
