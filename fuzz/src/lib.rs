@@ -13,6 +13,7 @@ mod limits;
 mod made;
 mod mutate;
 mod panics;
+mod reseal;
 mod scratch;
 mod small_model;
 mod targets;

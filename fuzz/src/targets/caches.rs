@@ -1,5 +1,5 @@
-//! What is kept in the cache folder between runs. The first byte of the input says which file it stands for; the others of the folder are
-//! sound.
+//! What is kept in the cache folder between runs. The first byte of the input says which file it stands for, and whether its checksum is made
+//! to fit; the others of the folder are sound.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::seed;
 use crate::made::{Few, edit, method};
+use crate::reseal::resealed;
 use crate::scratch::{file, folder};
 use crate::small_model::model;
 
@@ -20,11 +21,13 @@ const KINDS: [(u8, &str); 4] = [(b'm', "stats"), (b't', "templates"), (b'v', "va
 const SUMS: u8 = b's';
 
 pub(super) fn run(data: &[u8]) -> bool {
-    let Some((kind, content)) = data.split_first() else { return false };
-    if *kind == SUMS {
-        return merge_shards(&[file(&folder("sums"), "1.safetensors", content)], None).is_ok();
+    let Some((first, content)) = data.split_first() else { return false };
+    let kind = first.to_ascii_lowercase();
+    let content = if kind == *first { content.to_vec() } else { resealed(content) };
+    if kind == SUMS {
+        return merge_shards(&[file(&folder("sums"), "1.safetensors", &content)], None).is_ok();
     }
-    let Some((_, place)) = KINDS.iter().find(|(known, _)| known == kind) else { return false };
+    let Some((_, place)) = KINDS.iter().find(|(known, _)| *known == kind) else { return false };
     let cache = folder("cache");
     let mut replaced = false;
     for (path, bytes) in &kept() {
@@ -32,10 +35,10 @@ pub(super) fn run(data: &[u8]) -> bool {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         // Of each kind the first stands for all.
         let is_meant = !replaced && path.parent().is_some_and(|folder| folder.ends_with(place));
-        fs::write(&path, if is_meant { content } else { bytes }).unwrap();
+        fs::write(&path, if is_meant { &content } else { bytes }).unwrap();
         replaced |= is_meant;
     }
-    fill(if *kind == b'i' { "IKE" } else { "MEMIT" }, &cache).is_ok()
+    fill(if kind == b'i' { "IKE" } else { "MEMIT" }, &cache).is_ok()
 }
 
 /// Runs a method whose intermediate results are in the cache, or come there.
@@ -84,11 +87,15 @@ fn sums() -> Vec<u8> {
 
 pub(super) fn seeds() -> Vec<(String, Vec<u8>)> {
     let kept = kept();
-    let of = |(kind, place): (u8, &str)| {
+    let of = |(kind, place): (u8, &'static str)| {
         let (_, bytes) = kept.iter().find(|(path, _)| path.starts_with(place)).unwrap_or_else(|| panic!("nothing is kept in {place}"));
-        seed(place, [&[kind], bytes.as_slice()].concat())
+        (kind, place, bytes.clone())
     };
-    let mut seeds: Vec<_> = KINDS.map(of).into();
-    seeds.push(seed("sums", [&[SUMS], sums().as_slice()].concat()));
-    seeds
+    let mut files: Vec<_> = KINDS.map(of).into();
+    files.push((SUMS, "sums", sums()));
+    let as_it_is = files.iter().map(|(kind, place, bytes)| seed(*place, [&[*kind], bytes.as_slice()].concat()));
+    let resealed = files
+        .iter()
+        .map(|(kind, place, bytes)| seed(format!("{place}-resealed"), [&[kind.to_ascii_uppercase()], bytes.as_slice()].concat()));
+    as_it_is.chain(resealed).collect()
 }
