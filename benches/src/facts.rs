@@ -139,6 +139,8 @@ pub(crate) fn requests(count: usize) -> Vec<EditRequest> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use easyedit::CheckedRequest;
+
     use super::*;
 
     #[test]
@@ -147,7 +149,7 @@ mod tests {
         assert_eq!(requests.len(), MOST);
         let prompts: BTreeSet<&str> = requests.iter().map(|r| r.prompt.as_str()).collect();
         assert_eq!(prompts.len(), MOST);
-        assert!(requests.iter().all(|r| r.prompt.contains(r.subject.as_deref().unwrap()) && r.check().is_ok()));
+        assert!(requests.iter().all(|r| r.prompt.contains(r.subject.as_deref().unwrap()) && CheckedRequest::new(r.clone()).is_ok()));
         let answers: BTreeSet<&str> = requests.iter().map(|r| r.target_new.as_str()).collect();
         assert_eq!(answers.len(), RELATIONS.len() * 5);
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use easyedit::eval::Evaluation;
 use easyedit::kernels::{MomentConfig, SecondMoments};
-use easyedit::{EditContext, EditRequest, HparamsDocument, Pass, Silent, TokenBatch};
+use easyedit::{CheckedRequest, EditContext, HparamsDocument, Pass, Silent, TokenBatch};
 use serde_json::{Map, Value, json};
 
 use crate::Workload;
@@ -68,9 +68,9 @@ impl Section {
 pub const SECTIONS: &[Section] = &[
     section("forward", "all layers and the head at the last positions, 12 rows of 17 tokens", forward),
     section("value-step", "one pass of a value optimisation, forward and backward, in a fact's contexts", value_step),
-    section("rome-edit", "a ROME edit with our own settings, templates and statistics at hand", |w| rome(w, w.fact(), false)),
-    section("rome-edit-reference", "the same with EasyEdit's optimiser", |w| rome(w, w.fact(), true)),
-    section("rome-short-reference", "EasyEdit's optimiser, and a subject that all but ends the prompt", |w| rome(w, w.short_fact(), true)),
+    section("rome-edit", "a ROME edit with our own settings, templates and statistics at hand", |w| rome(w, w.fact()?, false)),
+    section("rome-edit-reference", "the same with EasyEdit's optimiser", |w| rome(w, w.fact()?, true)),
+    section("rome-short-reference", "EasyEdit's optimiser, and a subject that all but ends the prompt", |w| rome(w, w.short_fact()?, true)),
     section("memit-1", "MEMIT, 1 fact", |w| memit(w, 1, false)),
     section("memit-10", "MEMIT, 10 facts in one batch", |w| memit(w, 10, false)),
     section("memit-10-reference", "the same with EasyEdit's optimiser", |w| memit(w, 10, true)).long(),
@@ -126,7 +126,7 @@ fn forward(workload: &Workload) -> Result<Timed<'_>> {
 }
 
 fn value_step(workload: &Workload) -> Result<Timed<'_>> {
-    let request = [workload.fact()];
+    let request = [workload.fact()?];
     let with_passes = |passes: u64| {
         let mut document = workload.hparams("ROME")?;
         document.set("v_num_grad_steps", passes);
@@ -146,7 +146,7 @@ fn value_step(workload: &Workload) -> Result<Timed<'_>> {
     }))
 }
 
-fn rome(workload: &Workload, request: EditRequest, reference: bool) -> Result<Timed<'_>> {
+fn rome(workload: &Workload, request: CheckedRequest, reference: bool) -> Result<Timed<'_>> {
     edit(workload, "ROME", vec![request], reference)
 }
 
@@ -154,7 +154,7 @@ fn memit(workload: &Workload, count: usize, reference: bool) -> Result<Timed<'_>
     edit(workload, "MEMIT", workload.requests(count)?.to_vec(), reference)
 }
 
-fn edit<'a>(workload: &'a Workload, method: &str, requests: Vec<EditRequest>, reference: bool) -> Result<Timed<'a>> {
+fn edit<'a>(workload: &'a Workload, method: &str, requests: Vec<CheckedRequest>, reference: bool) -> Result<Timed<'a>> {
     let mut document = workload.hparams(method)?;
     if reference {
         use_reference_optimiser(&mut document, workload)?;

@@ -3,7 +3,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use easyedit::models::{Checkpoint, cache_folder, resolve_model};
 use easyedit::{
-    Corpora, EditContext, EditMethod, EditRequest, HparamsDocument, LanguageModel, Silent, TextCorpora, device, hparams, registry,
+    CheckedRequest, Corpora, EditContext, EditMethod, EditRequest, HparamsDocument, LanguageModel, Silent, TextCorpora, device, hparams,
+    registry,
 };
 
 use crate::facts;
@@ -49,7 +50,7 @@ pub struct Moments {
 pub struct Workload {
     name: String,
     model: Box<dyn LanguageModel>,
-    requests: Vec<EditRequest>,
+    requests: Vec<CheckedRequest>,
     corpora: TextCorpora,
     options: WorkloadOptions,
     cache: PathBuf,
@@ -79,6 +80,7 @@ impl Workload {
         };
         let model = Checkpoint::open(&path)?.with_name(name.clone()).load(&device)?;
         let cache = temporary.as_ref().map_or_else(cache_folder, |folder| folder.path().to_owned());
+        let requests = CheckedRequest::all(requests)?;
         Ok(Self { name, model, requests, corpora, options, cache, _temporary: temporary })
     }
 
@@ -105,23 +107,32 @@ impl Workload {
     /// # Errors
     ///
     /// If there are fewer.
-    pub fn requests(&self, count: usize) -> Result<&[EditRequest]> {
+    pub fn requests(&self, count: usize) -> Result<&[CheckedRequest]> {
         self.requests.get(..count).with_context(|| format!("there are {} facts for {}, not {count}", self.requests.len(), self.name))
     }
 
     /// A fact whose subject is followed by several words, as the Python reference is timed on; in the tiny world the first fact.
-    pub fn fact(&self) -> EditRequest {
-        match self.is_tiny() {
-            true => self.requests.first().cloned().unwrap_or_default(),
-            false => EditRequest::new("The Eiffel Tower is located in the city of", "The Eiffel Tower", "Rome"),
-        }
+    ///
+    /// # Errors
+    ///
+    /// If the tiny world has no facts.
+    pub fn fact(&self) -> Result<CheckedRequest> {
+        self.first_or(EditRequest::new("The Eiffel Tower is located in the city of", "The Eiffel Tower", "Rome"))
     }
 
     /// A fact whose subject ends the prompt but for one word; in the tiny world the first fact.
-    pub fn short_fact(&self) -> EditRequest {
+    ///
+    /// # Errors
+    ///
+    /// If the tiny world has no facts.
+    pub fn short_fact(&self) -> Result<CheckedRequest> {
+        self.first_or(EditRequest::new("The capital of France is", "France", "Rome"))
+    }
+
+    fn first_or(&self, request: EditRequest) -> Result<CheckedRequest> {
         match self.is_tiny() {
-            true => self.fact(),
-            false => EditRequest::new("The capital of France is", "France", "Rome"),
+            true => Ok(self.requests(1)?.first().cloned().context("there are no facts")?),
+            false => Ok(CheckedRequest::new(request)?),
         }
     }
 

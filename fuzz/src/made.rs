@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use easyedit::{Corpora, Edit, EditContext, EditMethod, EditRequest, HparamsDocument, Matrix, Progress, Result, SentenceEncoder, Silent};
+use easyedit::{
+    CheckedRequest, Corpora, Edit, EditContext, EditMethod, EditRequest, HparamsDocument, Matrix, Progress, Result, SentenceEncoder, Silent,
+};
 use serde_json::Value;
 
 use crate::small_model::model;
@@ -30,7 +32,7 @@ pub(crate) fn method(name: &str, changes: &Value) -> Box<dyn EditMethod> {
 pub(crate) fn edit(mut method: Box<dyn EditMethod>, cache: Option<&PathBuf>) -> Result<Edit> {
     let context = EditContext { seed: 0, progress: &Silent, corpora: &Few, cache };
     method.prepare(model(), &context)?;
-    method.edit(model(), &facts(), &context)
+    method.edit(model(), &CheckedRequest::all(facts())?, &context)
 }
 
 /// A corpus of a few words, records of two facts, and an encoder that counts letters.

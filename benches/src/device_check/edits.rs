@@ -8,7 +8,7 @@ use easyedit::kernels::{Contexts, ValueConfig, ValueSite, optimize_values};
 use easyedit::models::Checkpoint;
 use easyedit::tokens::FactToken;
 use easyedit::{
-    EditContext, EditRequest, GenerationConfig, LanguageModel, Silent, TextCorpora, generate, hparams, registry, tensor_values,
+    CheckedRequest, EditContext, GenerationConfig, LanguageModel, Silent, TextCorpora, generate, hparams, registry, tensor_values,
 };
 use serde::{Deserialize, Serialize};
 
@@ -135,17 +135,18 @@ fn rome_edit(data: &Path, model: &str, device: &Device) -> Result<(Vec<f32>, (St
     // Multiplied out on the CPU, so that it is the edit that is compared.
     let change = tensor_values(&changed.delta.to_tensor(&easyedit::device::select("cpu")?))?;
     let _ = edit.apply(&mut *model)?;
-    let prompt = model.tokenizer().encode(&request.filled_prompt())?.ids;
+    let prompt = model.tokenizer().encode(request.prompt())?.ids;
     let said = generate(&*model, &[prompt], &GenerationConfig::greedy(8))?;
     let said = said.first().context("nothing was generated")?.text(&*model)?;
-    Ok((change, (said, request.target_new)))
+    Ok((change, (said, request.target_new().to_owned())))
 }
 
 fn load(data: &Path, model: &str, device: &Device) -> Result<Box<dyn LanguageModel>> {
     Ok(Checkpoint::open(&data.join("tiny-world/models").join(model))?.load(device)?)
 }
 
-fn first_request(data: &Path) -> Result<EditRequest> {
+fn first_request(data: &Path) -> Result<CheckedRequest> {
     let file = data.join("tiny-world/requests.json");
-    easyedit::data::read_requests(&file)?.into_iter().next().with_context(|| format!("{} holds no requests", file.display()))
+    let first = easyedit::data::read_requests(&file)?.into_iter().next();
+    Ok(CheckedRequest::new(first.with_context(|| format!("{} holds no requests", file.display()))?)?)
 }

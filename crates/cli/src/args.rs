@@ -227,7 +227,7 @@ pub(crate) struct EditArguments {
 pub(crate) struct GenerateArguments {
     #[command(flatten)]
     pub(crate) model: ModelArgument,
-    /// Edit files to apply first, in this order
+    /// Edit files to apply first, or folders of them, in any order
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) edit: Vec<PathBuf>,
     /// Text to continue; may be repeated
@@ -254,7 +254,7 @@ pub(crate) struct GenerateArguments {
 pub(crate) struct PerplexityArguments {
     #[command(flatten)]
     pub(crate) model: ModelArgument,
-    /// Edit files to apply first, in this order
+    /// Edit files to apply first, or folders of them, in any order
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) edit: Vec<PathBuf>,
     /// Text to predict: a file (.txt with blank lines between documents, .json, .jsonl) or a folder of such files
@@ -266,7 +266,7 @@ pub(crate) struct PerplexityArguments {
 pub(crate) struct ApplyArguments {
     #[command(flatten)]
     pub(crate) model: ModelArgument,
-    /// Edit files, in the order they were made
+    /// Edit files, or folders of them, in any order
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     pub(crate) edit: Vec<PathBuf>,
     /// Folder for the edited checkpoint
@@ -279,7 +279,7 @@ pub(crate) struct RevertArguments {
     /// The edited model
     #[command(flatten)]
     pub(crate) model: ModelArgument,
-    /// Edit files that were applied to it, in the order they were made
+    /// Edit files that were applied to it, or folders of them, in any order
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     pub(crate) edit: Vec<PathBuf>,
     /// The model before the edits; its weights are put back bit for bit instead of subtracting
@@ -308,9 +308,9 @@ pub(crate) struct ForgetArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArguments {
-    /// Edit file
-    #[arg(value_name = "FILE")]
-    pub(crate) file: PathBuf,
+    /// Edit files, or folders of them
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,12 +1,12 @@
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::fingerprint::from_hash;
-use crate::{EditMethod, EditRequest, Error, Fingerprint, LanguageModel, Matrix, Overlay, ParamName, Result, WeightDelta};
+use crate::{CheckedRequest, EditMethod, EditRequest, Fingerprint, LanguageModel, Overlay, ParamName, Result, WeightDelta, apply_all};
 
 /// A [`WeightDelta`] and the weight it was made for.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,6 +15,15 @@ pub struct TensorDelta {
     pub delta: WeightDelta,
     /// Fingerprint of the weight before the edit.
     pub base: Fingerprint,
+    /// Fingerprint of the weight with the edit; `None` where nobody has applied it yet.
+    pub after: Option<Fingerprint>,
+}
+
+impl TensorDelta {
+    /// A change of the weight with the fingerprint `base`.
+    pub fn new(delta: WeightDelta, base: Fingerprint) -> Self {
+        Self { delta, base, after: None }
+    }
 }
 
 /// What a method wants to change in a model, and where that came from.
@@ -50,6 +59,10 @@ pub struct Applied {
 }
 
 impl Applied {
+    pub(crate) fn new(before: Vec<(ParamName, Tensor<2>)>) -> Self {
+        Self { before }
+    }
+
     /// Puts back the very weights the edit replaced, bit for bit. Reverting twice is the same as once.
     ///
     /// # Errors
@@ -73,13 +86,13 @@ impl Edit {
     pub fn of(
         method: &dyn EditMethod,
         model: &dyn LanguageModel,
-        requests: &[EditRequest],
+        requests: &[CheckedRequest],
         seed: u64,
         diagnostics: Value,
         deltas: BTreeMap<ParamName, TensorDelta>,
     ) -> Self {
         let (name, family) = (model.spec().name.clone(), model.spec().family.clone());
-        let requests = requests.to_vec();
+        let requests = requests.iter().map(|request| request.written().clone()).collect();
         Self {
             method: method.name().to_owned(),
             model: name,
@@ -106,6 +119,26 @@ impl Edit {
         from_hash(hash)
     }
 
+    /// Notes what the changed weights are in `edited`, the model that the edit has just been applied to: edits are put into order by it.
+    ///
+    /// # Errors
+    ///
+    /// As [`LanguageModel::fingerprint`].
+    pub fn note_result(&mut self, edited: &dyn LanguageModel) -> Result<()> {
+        for (name, change) in &mut self.deltas {
+            change.after = Some(edited.fingerprint(name)?);
+        }
+        Ok(())
+    }
+
+    /// What it is called in messages: `ROME edit of "Eiffel Tower"`.
+    pub fn title(&self) -> String {
+        match self.requests.as_slice() {
+            [one] => format!("{} edit of {:?}", self.method, one.subject.as_deref().unwrap_or(&one.prompt)),
+            several => format!("{} edit of {} facts", self.method, several.len()),
+        }
+    }
+
     /// Drops the requests at the places `forgotten`, and what is told of each of them; changes and overlay are left as they are.
     pub fn drop_requests(&mut self, forgotten: &[usize]) {
         let count = self.requests.len();
@@ -126,83 +159,6 @@ impl Edit {
     /// unchanged then. [`Error::NotFinite`] if the edit or a changed weight holds NaN or infinity.
     pub fn apply(&self, model: &mut dyn LanguageModel) -> Result<Applied> {
         apply_all(std::slice::from_ref(self), model)
-    }
-}
-
-/// Applies several edits, one after the other. Each must have been made for the weights as they were before the first one, or as
-/// they are after those before it.
-///
-/// # Errors
-///
-/// As [`Edit::apply`]; the model is unchanged then.
-pub fn apply_all(edits: &[Edit], model: &mut dyn LanguageModel) -> Result<Applied> {
-    let mut states: BTreeMap<&ParamName, WeightState> = BTreeMap::new();
-    for edit in edits {
-        for (name, change) in &edit.deltas {
-            if !states.contains_key(name) {
-                let weight = model.weight(name)?;
-                let fingerprint = Fingerprint::of(&weight)?;
-                states.insert(
-                    name,
-                    WeightState { before: weight.clone(), first: fingerprint.clone(), now: weight, current: Some(fingerprint) },
-                );
-            }
-            if let Some(state) = states.get_mut(name) {
-                state.add(edit, name, change, &model.device())?;
-            }
-        }
-    }
-    for (name, state) in &states {
-        let sum = Matrix::from_tensor(&state.now)?;
-        if sum.values().iter().any(|v| !v.is_finite()) {
-            return Err(Error::NotFinite(format!("tensor {name}: not finite once the edit is applied; the edit is not used")));
-        }
-    }
-    let mut before = Vec::with_capacity(states.len());
-    for (name, state) in states {
-        model.set_weight(name, state.now)?;
-        before.push((name.clone(), state.before));
-    }
-    Ok(Applied { before })
-}
-
-struct WeightState {
-    before: Tensor<2>,
-    first: Fingerprint,
-    now: Tensor<2>,
-    /// Fingerprint of `now`; computed when a later edit asks for it.
-    current: Option<Fingerprint>,
-}
-
-impl WeightState {
-    fn add(&mut self, edit: &Edit, name: &ParamName, change: &TensorDelta, device: &Device) -> Result<()> {
-        let (want, have) = (change.delta.shape(), self.now.dims());
-        if want != have {
-            return Err(Error::tensor(name.as_str(), format!("the edit is for shape {want:?}, the model has {have:?}")));
-        }
-        change.delta.check().map_err(|message| Error::tensor(name.as_str(), message))?;
-        if !change.delta.is_finite() {
-            return Err(Error::NotFinite(format!("tensor {name}: the edit holds NaN or infinity")));
-        }
-        if change.base != self.first {
-            let current = match &self.current {
-                Some(current) => current.clone(),
-                None => Fingerprint::of(&self.now)?,
-            };
-            if change.base != current {
-                return Err(Error::tensor(
-                    name.as_str(),
-                    format!(
-                        "differs from the weight the edit was made for ({} on {}); apply the edit to that model, and stacked edits in the order they were made",
-                        edit.method, edit.model
-                    ),
-                ));
-            }
-            self.current = Some(current);
-        }
-        self.now = self.now.clone() + change.delta.to_tensor(device);
-        self.current = None;
-        Ok(())
     }
 }
 
@@ -237,6 +193,8 @@ pub(crate) struct TensorHeader {
     pub(crate) kind: DeltaKind,
     pub(crate) shape: [usize; 2],
     pub(crate) base: Fingerprint,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) after: Option<Fingerprint>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

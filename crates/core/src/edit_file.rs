@@ -115,7 +115,7 @@ impl Edit {
                 return Err(format!("tensor {name}: its factors make shape {:?}, the header says {:?}", delta.shape(), tensor.shape));
             }
             delta.check().map_err(|message| format!("tensor {name}: {message}"))?;
-            deltas.insert(name, TensorDelta { delta, base: tensor.base });
+            deltas.insert(name, TensorDelta { delta, base: tensor.base, after: tensor.after });
         }
         let overlay = header.overlay.map(|overlay| read_overlay(&tensors, overlay)).transpose()?;
         Ok(Self {
@@ -138,7 +138,7 @@ fn tensor_header(change: &TensorDelta) -> TensorHeader {
         WeightDelta::Dense(_) => DeltaKind::Dense,
         WeightDelta::Sparse { .. } => DeltaKind::Sparse,
     };
-    TensorHeader { kind, shape: change.delta.shape(), base: change.base.clone() }
+    TensorHeader { kind, shape: change.delta.shape(), base: change.base.clone(), after: change.after.clone() }
 }
 
 /// Name of an overlay's tensor in the file.
@@ -208,7 +208,12 @@ mod tests {
             diagnostics: serde_json::json!({"loss": [1.0, 0.1]}),
             deltas: deltas
                 .into_iter()
-                .map(|(name, delta)| (ParamName::from(name), TensorDelta { base: fingerprint_values(delta.shape(), &[]), delta }))
+                .map(|(name, delta)| {
+                    (
+                        ParamName::from(name),
+                        TensorDelta { base: fingerprint_values(delta.shape(), &[]), after: Some(fingerprint_values([1, 1], &[])), delta },
+                    )
+                })
                 .collect(),
             overlay: None,
         }

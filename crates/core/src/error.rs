@@ -52,6 +52,9 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// An edit cannot be used here.
+    #[error("{0}")]
+    Edit(String),
     /// A tokenizer failed or does not fit.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

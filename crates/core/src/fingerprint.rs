@@ -42,6 +42,7 @@ impl fmt::Debug for Fingerprint {
 
 /// [`Fingerprint`] of row-major values in host memory.
 pub fn fingerprint_values(shape: [usize; 2], values: &[f32]) -> Fingerprint {
+    tracing::trace!(target: "easyedit::work", ?shape, "fingerprint");
     let mut hash = Sha256::new();
     for dim in shape {
         hash.update((dim as u64).to_le_bytes());

@@ -13,12 +13,15 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod apply;
 mod artefact;
 mod caught;
+mod checked_request;
 mod delta;
 pub mod device;
 mod edit;
 mod edit_file;
+mod edit_order;
 mod encoder;
 mod error;
 mod files;
@@ -41,17 +44,21 @@ mod registry;
 mod request;
 mod row_ops;
 mod sentence;
+mod subject;
 mod token_batch;
 mod tokenizer;
 mod tokenizer_limits;
 pub mod tokens;
 mod weight_product;
 
+pub use apply::apply_all;
 pub use artefact::{Artefact, ArtefactLabel, ArtefactTensor, keep_in_cache, tidy_cache_folder};
 pub use caught::catch_panic;
+pub use checked_request::CheckedRequest;
 pub use delta::{MAX_WEIGHT_VALUES, WeightDelta};
-pub use edit::{Applied, Edit, TensorDelta, apply_all};
+pub use edit::{Applied, Edit, TensorDelta};
 pub use edit_file::EDIT_FILE_SUFFIX;
+pub use edit_order::sort_by_fingerprints;
 pub use encoder::{Encoder, EncoderOutput, EncoderSpec};
 pub use error::{Error, Result};
 pub use files::{OutputFolder, check_output_file, write_atomically, write_new_atomically};

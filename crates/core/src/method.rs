@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use serde_json::Value;
 
-use crate::{Edit, EditRequest, Error, Hparams, LanguageModel, ModelSpec, Progress, Result, SentenceEncoder};
+use crate::{CheckedRequest, Edit, EditRequest, Error, Hparams, LanguageModel, ModelSpec, Progress, Result, SentenceEncoder};
 
 /// Name of the corpus that the model writes itself.
 pub const SELF_CORPUS: &str = "self";
@@ -120,7 +120,7 @@ pub trait EditMethod {
     /// # Errors
     ///
     /// If a request cannot be edited, naming it; or the numbers stop being finite.
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit>;
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit>;
 
     /// Keys of the hyperparameters that decide how strong its edits are; named to the user when an edit has moved no score.
     fn strength_hparams(&self) -> &'static [&'static str] {

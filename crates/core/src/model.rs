@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::token_batch::index_tensor;
-use crate::{Encoder, EncoderSpec, Error, Overlaid, ParamName, Pass, Probe, Result, TokenBatch, Tokenizer};
+use crate::{Encoder, EncoderSpec, Error, Fingerprint, Overlaid, ParamName, Pass, Probe, Result, TokenBatch, Tokenizer};
 
 /// How the checkpoint stores a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +175,15 @@ pub trait LanguageModel: Send {
     ///
     /// [`Error::Tensor`] if there is no such parameter.
     fn weight(&self, name: &ParamName) -> Result<Tensor<2>>;
+
+    /// The fingerprint of [`weight`](Self::weight). Models compute it once for each weight, and clones share it.
+    ///
+    /// # Errors
+    ///
+    /// As [`weight`](Self::weight), or if the device cannot give the values back.
+    fn fingerprint(&self, name: &ParamName) -> Result<Fingerprint> {
+        Fingerprint::of(&self.weight(name)?)
+    }
 
     /// Replaces a parameter by one of the same shape.
     ///

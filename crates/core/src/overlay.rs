@@ -8,7 +8,8 @@ use burn::tensor::{Device, Tensor};
 use serde_json::Value;
 
 use crate::{
-    Edit, Encoder, EncoderOutput, Error, LanguageModel, Matrix, ModelSpec, ParamName, Pass, Probe, Result, Site, TokenBatch, Tokenizer,
+    Edit, Encoder, EncoderOutput, Error, Fingerprint, LanguageModel, Matrix, ModelSpec, ParamName, Pass, Probe, Result, Site, TokenBatch,
+    Tokenizer,
 };
 
 /// What an [`Edit`] lays over a model instead of changing its weights, as data: a memory, texts, places to change. The method that made it
@@ -145,6 +146,10 @@ impl LanguageModel for EditedModel {
 
     fn weight(&self, name: &ParamName) -> Result<Tensor<2>> {
         self.beneath.weight(name)
+    }
+
+    fn fingerprint(&self, name: &ParamName) -> Result<Fingerprint> {
+        self.beneath.fingerprint(name)
     }
 
     fn set_weight(&mut self, name: &ParamName, weight: Tensor<2>) -> Result<()> {

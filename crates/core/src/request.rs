@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::Error;
+use crate::subject::fill;
 
 /// A prompt and the answer it is evaluated with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,33 +47,19 @@ impl EditRequest {
         Self { prompt: prompt.into(), subject: Some(subject.into()), target_new: target_new.into(), ..Self::default() }
     }
 
-    /// The prompt with the subject filled in, when it was given as a template with `{}`.
+    /// The prompt with the subject in the place of its `{}`, for showing it; [`CheckedRequest`](crate::CheckedRequest) holds the one to run.
     pub fn filled_prompt(&self) -> String {
-        match &self.subject {
-            Some(subject) if self.prompt.contains("{}") && !self.prompt.contains(subject.as_str()) => {
-                self.prompt.replacen("{}", subject, 1)
-            }
-            _ => self.prompt.clone(),
-        }
+        let filled = self.given_subject().and_then(|subject| fill(&self.prompt, subject));
+        filled.map_or_else(|| self.prompt.clone(), |(prompt, _)| prompt)
+    }
+
+    /// The subject without surrounding spaces; `None` if it is absent or blank.
+    pub(crate) fn given_subject(&self) -> Option<&str> {
+        self.subject.as_deref().map(str::trim).filter(|subject| !subject.is_empty())
     }
 
     /// An error about this request.
     pub fn error(&self, message: impl Into<String>) -> Error {
         Error::Request { case_id: self.case_id, message: message.into() }
-    }
-
-    /// Checks what every method needs: a prompt, and a target that is not blank.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Request`] naming what is missing.
-    pub fn check(&self) -> Result<()> {
-        if self.prompt.trim().is_empty() {
-            return Err(self.error("the prompt is empty"));
-        }
-        if self.target_new.trim().is_empty() {
-            return Err(self.error(format!("target_new is empty for the prompt {:?}; give the answer the model should learn", self.prompt)));
-        }
-        Ok(())
     }
 }

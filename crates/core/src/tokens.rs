@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EditRequest, Encoding, LanguageModel, ModelSpec, Result, Tokenizer};
+use crate::subject::{PLACEHOLDER, fill, occurrences};
+use crate::{Encoding, LanguageModel, ModelSpec, Result, Tokenizer};
 
 /// Token at which a fact is read and written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,29 +36,34 @@ pub struct SubjectPrompt {
 }
 
 impl SubjectPrompt {
-    /// Splits a request's prompt at its subject, or at its single `{}`; of several occurrences the last is taken.
+    /// Splits a prompt at its only `{}`, where the subject is filled in. Without one, it is split at the last occurrence of the subject as a whole
+    /// word.
     ///
     /// # Errors
     ///
-    /// [`Error::Request`](crate::Error::Request) if there is no subject, or it is not in the prompt.
-    pub fn of(request: &EditRequest) -> Result<Self> {
-        request.check()?;
-        let Some(subject) = request.subject.as_deref().filter(|s| !s.trim().is_empty()) else {
-            return Err(
-                request.error(format!("no subject is given for the prompt {:?}; name the entity the fact is about", request.prompt))
-            );
+    /// Why the subject has no place in the prompt.
+    pub fn find(prompt: &str, subject: &str) -> Result<Self, String> {
+        let split = |text: &str, range: Range<usize>, occurrences: usize| Self {
+            before: text[..range.start].to_owned(),
+            subject: subject.to_owned(),
+            after: text[range.end..].to_owned(),
+            occurrences,
         };
-        Self::find(&request.prompt, subject)
-            .ok_or_else(|| request.error(format!("the subject {subject:?} does not occur in the prompt {:?}", request.prompt)))
-    }
-
-    /// Splits a prompt at its subject, or at its single `{}`; of several occurrences the last is taken. `None` if there is neither.
-    pub fn find(prompt: &str, subject: &str) -> Option<Self> {
-        let (at, length, occurrences) = match prompt.rfind(subject) {
-            Some(at) => (at, subject.len(), prompt.matches(subject).count()),
-            None => (prompt.find("{}")?, "{}".len(), 1),
-        };
-        Some(Self { before: prompt[..at].to_owned(), subject: subject.to_owned(), after: prompt[at + length..].to_owned(), occurrences })
+        if let Some((filled, range)) = fill(prompt, subject) {
+            return Ok(split(&filled, range, 1));
+        }
+        let found = occurrences(prompt, subject);
+        if let Some(last) = found.last() {
+            return Ok(split(prompt, last.clone(), found.len()));
+        }
+        let places = prompt.matches(PLACEHOLDER).count();
+        Err(if places > 1 {
+            format!("the prompt {prompt:?} has {places} places {PLACEHOLDER} for the subject; a template has one")
+        } else if prompt.contains(subject) {
+            format!("the subject {subject:?} occurs only inside longer words of the prompt {prompt:?}; mark its place with {PLACEHOLDER}")
+        } else {
+            format!("the subject {subject:?} does not occur in the prompt {prompt:?}")
+        })
     }
 
     /// A prompt made of its parts, for texts that are not requests.

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
 
-use easyedit_core::{Corpora, EditContext, EditMethod, EditRequest, Error, LanguageModel, Progress, Result, nearest_name};
+use easyedit_core::{CheckedRequest, Corpora, EditContext, EditMethod, EditRequest, Error, LanguageModel, Progress, Result, nearest_name};
 use easyedit_eval::{Answers, Evaluation, FreeDecoding, Metrics, PeakMemory, Record, RunInfo, Seconds, Summary};
 use serde::{Deserialize, Serialize};
 
@@ -114,7 +114,8 @@ impl Editor {
         progress: &dyn Progress,
         on_record: &mut dyn FnMut(&Record) -> Result<()>,
     ) -> Result<EditSession> {
-        self.run_into(Vec::new(), requests, corpora, progress, on_record)
+        let requests = CheckedRequest::all(requests.iter().cloned())?;
+        self.run_into(Vec::new(), &requests, corpora, progress, on_record)
     }
 
     /// As [`run`](Self::run), with a store of the caller's that gets each edit as soon as it is made, before it is evaluated. An edit under
@@ -126,7 +127,7 @@ impl Editor {
     pub fn run_into<S: EditStore>(
         &mut self,
         store: S,
-        requests: &[EditRequest],
+        requests: &[CheckedRequest],
         corpora: &dyn Corpora,
         progress: &dyn Progress,
         on_record: &mut dyn FnMut(&Record) -> Result<()>,
@@ -134,9 +135,6 @@ impl Editor {
         let started = Instant::now();
         if requests.is_empty() {
             return Err(Error::Batch("there are no requests to edit".into()));
-        }
-        for request in requests {
-            request.check()?;
         }
         let context = EditContext { seed: self.options.seed, progress, corpora, cache: self.options.cache.as_ref() };
         let mut run = Run {
@@ -151,7 +149,8 @@ impl Editor {
             context,
             seconds: Seconds::default(),
             edits: store,
-            laid_over: BTreeMap::new(),
+            at_hand: BTreeMap::new(),
+            newest: None,
             records: Vec::with_capacity(requests.len()),
         };
         run.before = run.ask_all()?;
@@ -166,7 +165,7 @@ impl Editor {
         };
         progress.end();
         done?;
-        let Run { mut seconds, edits, laid_over, records, work, .. } = run;
+        let Run { mut seconds, edits, mut at_hand, newest, work, records, .. } = run;
         seconds.total = started.elapsed().as_secs_f64();
         let spec = self.model.spec();
         let info = RunInfo {
@@ -182,8 +181,11 @@ impl Editor {
         for warning in &summary.warnings {
             tracing::warn!("{warning}");
         }
-        let last = (self.options.mode != Mode::Independent && !edits.is_empty()).then_some(work);
-        Ok(EditSession::new(self.model.boxed_clone(), self.options.mode, edits, last, laid_over, records, summary))
+        let last = if self.options.mode == Mode::Independent { newest } else { Some(work) };
+        if let (Some(model), Some(index)) = (last, edits.len().checked_sub(1)) {
+            at_hand.insert(index, model);
+        }
+        Ok(EditSession::new(self.model.boxed_clone(), self.options.mode, edits, at_hand, records, summary))
     }
 }
 
@@ -193,13 +195,15 @@ struct Run<'a, S> {
     evaluation: Option<Evaluation>,
     /// Answers of the unedited model; empty without evaluation.
     before: Vec<Answers>,
-    requests: &'a [EditRequest],
+    requests: &'a [CheckedRequest],
     options: &'a EditorOptions,
     context: EditContext<'a>,
     seconds: Seconds,
     edits: S,
-    /// The model as edit `index` left it, of the edits that lay something over it.
-    laid_over: BTreeMap<usize, Box<dyn LanguageModel>>,
+    /// The model as edit `index` left it, of the edits that lay something over it: it cannot be had from the weights alone.
+    at_hand: BTreeMap<usize, Box<dyn LanguageModel>>,
+    /// The model as the newest edit left it; `None` while the next one is computed, or once that has failed.
+    newest: Option<Box<dyn LanguageModel>>,
     records: Vec<Record>,
 }
 
@@ -223,7 +227,8 @@ impl<S: EditStore> Run<'_, S> {
                         // An edit under which the model cannot be asked any more (its logits overflow) is none.
                         Err(error) => {
                             self.edits.pop()?;
-                            self.laid_over.remove(&self.edits.len());
+                            self.at_hand.remove(&self.edits.len());
+                            self.newest = None;
                             self.failed(&mut record, request, error)?;
                         }
                     }
@@ -270,7 +275,9 @@ impl<S: EditStore> Run<'_, S> {
     }
 
     /// Computes an edit and gives it to the working model; time and memory go into `record`. Gives the model as it was before.
-    fn edit(&mut self, method: &mut dyn EditMethod, requests: &[EditRequest], record: &mut Record) -> Result<Box<dyn LanguageModel>> {
+    fn edit(&mut self, method: &mut dyn EditMethod, requests: &[CheckedRequest], record: &mut Record) -> Result<Box<dyn LanguageModel>> {
+        // Its changed weights are not kept while the next ones are computed.
+        self.newest = None;
         let own_peak = PeakMemory::reset();
         if !own_peak {
             tracing::debug!("the system does not let the peak memory be reset: it is that of the whole run so far");
@@ -280,19 +287,21 @@ impl<S: EditStore> Run<'_, S> {
         record.time = started.elapsed().as_secs_f64();
         record.peak_memory_mb = PeakMemory::megabytes();
         self.seconds.edit += record.time;
-        let edit = edit?;
+        let mut edit = edit?;
         // A clone shares what an edit leaves as it is, and is the model as it was, bit for bit.
         let mut edited = self.work.boxed_clone();
         let _applied = edit.apply(&mut *edited)?;
+        edit.note_result(&*edited)?;
         if edit.overlay.is_some() {
             edited = method.lay_over(&edit, edited)?;
-            self.laid_over.insert(self.edits.len(), edited.boxed_clone());
+            self.at_hand.insert(self.edits.len(), edited.boxed_clone());
         }
         self.edits.push(edit)?;
+        self.newest = Some(edited.boxed_clone());
         Ok(std::mem::replace(&mut self.work, edited))
     }
 
-    fn failed(&self, record: &mut Record, request: &EditRequest, error: Error) -> Result<()> {
+    fn failed(&self, record: &mut Record, request: &CheckedRequest, error: Error) -> Result<()> {
         let error = match error {
             named @ Error::Request { .. } => named,
             other => request.error(other.to_string()),
@@ -305,12 +314,12 @@ impl<S: EditStore> Run<'_, S> {
         Ok(())
     }
 
-    fn blank(&self, index: usize, request: &EditRequest) -> Record {
+    fn blank(&self, index: usize, request: &CheckedRequest) -> Record {
         let (pre, free) = self.before.get(index).map(|before| scores(before, None)).unwrap_or_default();
         Record {
             pre,
-            case_id: request.case_id,
-            requested_rewrite: request.clone(),
+            case_id: request.case_id(),
+            requested_rewrite: request.written().clone(),
             time: 0.0,
             post: Metrics::default(),
             post_final: None,

@@ -258,7 +258,9 @@ fn misfit(document: &HparamsDocument, entry: &MethodEntry, spec: &ModelSpec) -> 
 
 #[cfg(test)]
 mod tests {
-    use easyedit_core::{EditContext, EditMethod, EditRequest, Error, Hparams, LanguageModel, Method, ModuleNames, Registry, WeightLayout};
+    use easyedit_core::{
+        CheckedRequest, EditContext, EditMethod, Error, Hparams, LanguageModel, Method, ModuleNames, Registry, WeightLayout,
+    };
     use serde::{Deserialize, Serialize};
 
     use super::*;
@@ -286,7 +288,7 @@ mod tests {
         fn prepare(&mut self, _: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
             Ok(())
         }
-        fn edit(&mut self, _: &dyn LanguageModel, _: &[EditRequest], _: &EditContext<'_>) -> Result<easyedit_core::Edit> {
+        fn edit(&mut self, _: &dyn LanguageModel, _: &[CheckedRequest], _: &EditContext<'_>) -> Result<easyedit_core::Edit> {
             Err(Error::Batch("not asked here".into()))
         }
     }

@@ -15,10 +15,8 @@ pub struct EditSession<S = Vec<Edit>> {
     /// The run in one object.
     pub summary: Summary,
     original: Box<dyn LanguageModel>,
-    /// The model with all edits, if they are in one model.
-    last: Option<Box<dyn LanguageModel>>,
-    /// The model after edit `index`, of the edits that lay something over it.
-    laid_over: BTreeMap<usize, Box<dyn LanguageModel>>,
+    /// The model after edit `index`: of the last edit, and of those that lay something over it.
+    at_hand: BTreeMap<usize, Box<dyn LanguageModel>>,
     mode: Mode,
 }
 
@@ -27,12 +25,11 @@ impl<S: EditStore> EditSession<S> {
         original: Box<dyn LanguageModel>,
         mode: Mode,
         edits: S,
-        last: Option<Box<dyn LanguageModel>>,
-        laid_over: BTreeMap<usize, Box<dyn LanguageModel>>,
+        at_hand: BTreeMap<usize, Box<dyn LanguageModel>>,
         records: Vec<Record>,
         summary: Summary,
     ) -> Self {
-        Self { edits, records, summary, original, last, laid_over, mode }
+        Self { edits, records, summary, original, at_hand, mode }
     }
 
     /// The model before any edit, bit for bit.
@@ -48,13 +45,12 @@ impl<S: EditStore> EditSession<S> {
     /// [`Error::Batch`] if there is no edit, or several independent ones, which were never meant for one model: ask
     /// [`edited_by`](Self::edited_by) for one of them.
     pub fn edited(&self) -> Result<Box<dyn LanguageModel>> {
-        match (&self.last, self.edits.len()) {
+        match (self.mode, self.edits.len()) {
             (_, 0) => Err(Error::Batch("no request was edited, so there is no edited model".into())),
-            (Some(model), _) => Ok(model.boxed_clone()),
-            (None, 1) => self.edited_by(0),
-            (None, edits) => Err(Error::Batch(format!(
+            (Mode::Independent, edits) if edits > 1 => Err(Error::Batch(format!(
                 "{edits} requests were edited independently, each into the original model; choose one of them, or use the mode sequential or batch for all in one model"
             ))),
+            (_, edits) => self.edited_by(edits - 1),
         }
     }
 
@@ -68,7 +64,7 @@ impl<S: EditStore> EditSession<S> {
         if index >= self.edits.len() {
             return Err(no_edit(index, self.edits.len()));
         }
-        if let Some(model) = self.laid_over.get(&index) {
+        if let Some(model) = self.at_hand.get(&index) {
             return Ok(model.boxed_clone());
         }
         let mut model = self.original.boxed_clone();

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use easyedit::{
-    Edit, EditContext, EditMethod, EditRequest, EditSession, Editor, EditorOptions, Error, EvaluationPrompt, Fingerprint, GenerationConfig,
-    LanguageModel, Matrix, Mode, Result, Silent, TensorDelta, TextCorpora, WeightDelta, generate,
+    CheckedRequest, Edit, EditContext, EditMethod, EditRequest, EditSession, Editor, EditorOptions, Error, EvaluationPrompt, Fingerprint,
+    GenerationConfig, LanguageModel, Matrix, Mode, Result, Silent, TensorDelta, TextCorpora, WeightDelta, generate,
 };
 use serde_json::json;
 use toy::{Toy, WEIGHT, id};
@@ -37,15 +37,15 @@ impl EditMethod for Swap {
         Ok(())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
         let n = model.spec().d_model;
         let before = model.weight(&WEIGHT.into())?;
         let mut factors: Option<(Matrix, Matrix)> = None;
         for request in requests {
-            self.log.borrow_mut().push(request.prompt.clone());
-            let Some(subject) = &request.subject else { return Err(Error::NotFinite("no subject".into())) };
-            let base = toy::SUCCESSORS.iter().find(|(word, _)| word == subject).ok_or_else(|| request.error("the subject is unknown"))?.1;
-            let first = request.target_new.split(' ').next().unwrap();
+            self.log.borrow_mut().push(request.prompt().to_owned());
+            let subject = request.subject()?.subject();
+            let base = toy::SUCCESSORS.iter().find(|(word, _)| *word == subject).ok_or_else(|| request.error("the subject is unknown"))?.1;
+            let first = request.target_new().split(' ').next().unwrap();
             let (key, value) = (id(base) as usize, id(first) as usize);
             let mut right = vec![0f32; n];
             right[key] = 1.0;
@@ -66,12 +66,9 @@ impl EditMethod for Swap {
             family: model.spec().family.clone(),
             hparams: self.hparams(),
             seed: context.seed,
-            requests: requests.to_vec(),
+            requests: requests.iter().map(|request| request.written().clone()).collect(),
             diagnostics: json!({}),
-            deltas: BTreeMap::from([(
-                WEIGHT.into(),
-                TensorDelta { delta: WeightDelta::LowRank { left, right }, base: Fingerprint::of(&before)? },
-            )]),
+            deltas: BTreeMap::from([(WEIGHT.into(), TensorDelta::new(WeightDelta::LowRank { left, right }, Fingerprint::of(&before)?))]),
             overlay: None,
         })
     }

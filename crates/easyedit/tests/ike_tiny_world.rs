@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use easyedit::eval::Evaluation;
 use easyedit::ike::{Ike, IkeHparams, Kind, Retrieval};
-use easyedit::{EditRequest, EditSession, Editor, EditorOptions, LanguageModel, Method, Mode, Silent, TextCorpora, hparams};
+use easyedit::{
+    CheckedRequest, EditRequest, EditSession, Editor, EditorOptions, LanguageModel, Method, Mode, Silent, TextCorpora, hparams,
+};
 use easyedit_tiny_world as tiny_world;
 use serde_json::json;
 
@@ -61,7 +63,7 @@ fn locality_is_against_the_plain_model_and_its_plain_prompt() {
     let requests = &tiny_world::requests()[..6];
     for name in ["llama", "t5"] {
         let model = tiny_world::model(name).unwrap();
-        let evaluation = Evaluation::new(&*model, requests).unwrap();
+        let evaluation = Evaluation::new(&*model, &CheckedRequest::all(requests.iter().cloned()).unwrap()).unwrap();
         let before = evaluation.ask(&*model, &Silent).unwrap();
         let mut changed = false;
         for mode in [Mode::Independent, Mode::Batch] {
@@ -140,7 +142,7 @@ fn a_sentence_encoder_finds_demonstrations_and_its_index_is_kept() {
     let fact = format!("{} {}", request.filled_prompt(), request.target_new);
     let query = format!("New Fact: {fact}\nPrompt: {}\n\n", request.filled_prompt());
     let asked = embed.embed(&[&query]).unwrap();
-    let strings = easyedit::ike::demonstrations_of(&tiny_world::requests());
+    let strings = easyedit::ike::demonstrations_of(&CheckedRequest::all(tiny_world::requests()).unwrap());
     assert!(Kind::ALL.iter().all(|kind| strings.iter().any(|one| one.kind == *kind)));
     let mut best: Vec<(f32, &str)> = Vec::new();
     for one in strings.iter().filter(|one| tiny_world::requests()[one.record].filled_prompt() != request.filled_prompt()) {

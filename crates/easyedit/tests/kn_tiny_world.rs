@@ -5,8 +5,8 @@
 use burn::tensor::activation;
 use easyedit::tokens::encode_with_target;
 use easyedit::{
-    Edit, EditContext, EditRequest, Editor, EditorOptions, HparamsDocument, LanguageModel, Mode, Registry, Silent, TextCorpora, TokenBatch,
-    hparams, tensor_values,
+    CheckedRequest, Edit, EditContext, EditRequest, Editor, EditorOptions, HparamsDocument, LanguageModel, Mode, Registry, Silent,
+    TextCorpora, TokenBatch, hparams, tensor_values,
 };
 use easyedit_tiny_world as tiny_world;
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ fn the_neurons_found_matter_more_than_others() {
         let mut state = 17;
         let (mut before, mut found, mut others, mut count) = (0.0, 0.0, 0.0, 0);
         for request in &tiny_world::requests()[..FACTS] {
-            let made = method.edit(&*model, std::slice::from_ref(request), &context).unwrap();
+            let made = method.edit(&*model, &[CheckedRequest::new(request.clone()).unwrap()], &context).unwrap();
             let suppressed = |edit: Edit| probability(&*registry.apply(&[edit], model.boxed_clone()).unwrap(), request);
             let mut random_ones = made.clone();
             let chosen = made.overlay.as_ref().unwrap().data["neurons"][0].as_array().unwrap();

@@ -8,9 +8,9 @@ use burn::tensor::{Tensor, TensorData};
 use easyedit::models::tiny::tiny_model;
 use easyedit::tokens::{encode_prompt, encode_with_target};
 use easyedit::{
-    Capture, Edit, EditContext, EditMethod, EditRequest, EditedModel, Editor, EditorOptions, EvaluationPrompt, ForwardChange,
-    GenerationConfig, Hparams, LanguageModel, Matrix, Method, Mode, ModelSpec, Module, Overlay, Pass, Probe, Registry, Result, Silent,
-    Site, TextCorpora, TokenBatch, generate, tensor_values,
+    Capture, CheckedRequest, Edit, EditContext, EditMethod, EditRequest, EditedModel, Editor, EditorOptions, EvaluationPrompt,
+    ForwardChange, GenerationConfig, Hparams, LanguageModel, Matrix, Method, Mode, ModelSpec, Module, Overlay, Pass, Probe, Registry,
+    Result, Silent, Site, TextCorpora, TokenBatch, generate, tensor_values,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -87,7 +87,7 @@ impl EditMethod for Nudge {
         Ok(())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
         let vector = Matrix::row((0..model.spec().d_model).map(|i| self.hparams.size * (i as f32 - 3.0)).collect());
         let overlay = Overlay { data: json!({ "opening": self.hparams.opening }), tensors: BTreeMap::from([("vector".into(), vector)]) };
         Ok(Edit::of(self, model, requests, context.seed, Value::Null, BTreeMap::new()).with_overlay(overlay))
@@ -137,7 +137,7 @@ fn requests() -> Vec<EditRequest> {
 
 fn edit(size: f32, opening: &str, model: &dyn LanguageModel) -> Edit {
     let context = EditContext { seed: 0, progress: &Silent, corpora: &TextCorpora::default(), cache: None };
-    method(size, opening).edit(model, &requests()[..1], &context).unwrap()
+    method(size, opening).edit(model, &CheckedRequest::all(requests().into_iter().take(1)).unwrap(), &context).unwrap()
 }
 
 fn registry() -> Registry {

@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, TensorData};
 use easyedit::eval::{Answers, Evaluation};
 use easyedit::models::tiny::tiny_model;
 use easyedit::tokens::{encode_prompt, encode_with_target};
-use easyedit::{EditRequest, GenerationConfig, LanguageModel, Silent, generate};
+use easyedit::{CheckedRequest, EditRequest, GenerationConfig, LanguageModel, Silent, generate};
 
 /// A model that writes lower-case letters alone: all other rows of its head are zero.
 fn speller() -> Box<dyn LanguageModel> {
@@ -23,7 +23,7 @@ fn speller() -> Box<dyn LanguageModel> {
 }
 
 fn ask(model: &dyn LanguageModel, requests: &[EditRequest]) -> Vec<Answers> {
-    Evaluation::new(model, requests).unwrap().ask(model, &Silent).unwrap()
+    Evaluation::new(model, &CheckedRequest::all(requests.iter().cloned()).unwrap()).unwrap().ask(model, &Silent).unwrap()
 }
 
 const PROMPTS: [&str; 3] = ["Ada Quill speaks", "The bridge over the river Dun was built by", "Norland"];

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use easyedit::eval::{Answers, Evaluation};
 use easyedit::models::tiny::tiny_model;
 use easyedit::{
-    EditRequest, EditSession, Editor, EditorOptions, EvaluationPrompt, Fingerprint, LanguageModel, Mode, Result, Silent, TextCorpora,
-    hparams,
+    CheckedRequest, EditRequest, EditSession, Editor, EditorOptions, EvaluationPrompt, Fingerprint, LanguageModel, Mode, Result, Silent,
+    TextCorpora, hparams,
 };
 
 const FAMILIES: [&str; 8] = ["llama", "mistral", "qwen2", "gpt2", "gptj", "gpt_neox", "gpt_neo", "opt"];
@@ -53,7 +53,7 @@ fn try_run(family: &str, mode: Mode, requests: &[EditRequest]) -> Result<(Vec<Fi
 }
 
 fn ask(model: &dyn LanguageModel, requests: &[EditRequest]) -> Vec<Answers> {
-    Evaluation::new(model, requests).unwrap().ask(model, &Silent).unwrap()
+    Evaluation::new(model, &CheckedRequest::all(requests.iter().cloned()).unwrap()).unwrap().ask(model, &Silent).unwrap()
 }
 
 #[test]

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use easyedit_core::tokens::{TargetTokens, encode_with_target};
-use easyedit_core::{EditRequest, EvaluationPrompt, LanguageModel, Progress, Result, Tokenizer};
+use easyedit_core::{CheckedRequest, EvaluationPrompt, LanguageModel, Progress, Result, Tokenizer};
 
 use crate::Metrics;
 use crate::measure::{continuations, predictions};
@@ -72,18 +72,16 @@ impl Evaluation {
     ///
     /// # Errors
     ///
-    /// [`Error::Request`](easyedit_core::Error::Request) naming the request and the prompt, if a prompt or an answer is empty, or the
-    /// tokenizer finds no token in it.
-    pub fn new(model: &dyn LanguageModel, requests: &[EditRequest]) -> Result<Self> {
+    /// [`Error::Request`](easyedit_core::Error::Request) naming the request and the prompt, if the tokenizer finds no token in a prompt or an answer.
+    pub fn new(model: &dyn LanguageModel, requests: &[CheckedRequest]) -> Result<Self> {
         let mut evaluation =
             Self { tokenizer: model.tokenizer().clone(), questions: Vec::new(), requests: Vec::with_capacity(requests.len()) };
         let mut known = HashMap::new();
         for request in requests {
-            request.check()?;
             let mut add = |role: &str, prompt: &str, answer: &str| evaluation.add(model, &mut known, request, role, prompt, answer);
-            let rewrite = add("prompt", &request.filled_prompt(), &request.target_new)?;
-            let rephrase = match &request.rephrase_prompt {
-                Some(prompt) => Some(add("rephrase_prompt", prompt, &request.target_new)?),
+            let rewrite = add("prompt", request.prompt(), request.target_new())?;
+            let rephrase = match request.rephrase_prompt() {
+                Some(prompt) => Some(add("rephrase_prompt", prompt, request.target_new())?),
                 None => None,
             };
             let mut named = |kind: &str, groups: &BTreeMap<String, Vec<EvaluationPrompt>>| {
@@ -95,8 +93,8 @@ impl Evaluation {
                 }
                 Ok::<_, easyedit_core::Error>(indices)
             };
-            let locality = named("locality", &request.locality)?;
-            let portability = named("portability", &request.portability)?;
+            let locality = named("locality", request.locality())?;
+            let portability = named("portability", request.portability())?;
             evaluation.requests.push(RequestQuestions { rewrite, rephrase, locality, portability });
         }
         Ok(evaluation)
@@ -106,7 +104,7 @@ impl Evaluation {
         &mut self,
         model: &dyn LanguageModel,
         known: &mut HashMap<(String, String), usize>,
-        request: &EditRequest,
+        request: &CheckedRequest,
         role: &str,
         prompt: &str,
         answer: &str,
@@ -115,12 +113,9 @@ impl Evaluation {
         if let Some(index) = known.get(&key) {
             return Ok(*index);
         }
-        if answer.trim().is_empty() {
-            return Err(request.error(format!("{role}: the answer to {prompt:?} is empty")));
-        }
         let tokens = encode_with_target(model, prompt, answer).map_err(|e| request.error(format!("{role}: {e}")))?;
         let index = self.questions.len();
-        self.questions.push(Question { case_id: request.case_id, prompt: key.0.clone(), answer: key.1.clone(), tokens });
+        self.questions.push(Question { case_id: request.case_id(), prompt: key.0.clone(), answer: key.1.clone(), tokens });
         known.insert(key, index);
         Ok(index)
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use burn::tensor::{Tensor, TensorData};
-use easyedit_core::{EditRequest, EvaluationPrompt, LanguageModel, Silent};
+use easyedit_core::{CheckedRequest, EditRequest, EvaluationPrompt, LanguageModel, Silent};
 use easyedit_eval::{Answers, Evaluation};
 use toy::{SUCCESSORS, Toy, WEIGHT, id};
 
@@ -40,7 +40,7 @@ fn paris_becomes(to: &str) -> Toy {
 }
 
 fn ask(model: &dyn LanguageModel, requests: &[EditRequest]) -> Vec<Answers> {
-    Evaluation::new(model, requests).unwrap().ask(model, &Silent).unwrap()
+    Evaluation::new(model, &CheckedRequest::all(requests.iter().cloned()).unwrap()).unwrap().ask(model, &Silent).unwrap()
 }
 
 fn map(entries: &[(&str, &[f64])]) -> BTreeMap<String, Vec<f64>> {
@@ -96,7 +96,7 @@ fn one_request_alone_and_among_others_is_answered_alike() {
         let filler = "of ".repeat(case_id % 15);
         requests.push(EditRequest { case_id, ..EditRequest::new(format!("{filler}town of Gaul"), "Gaul", "Rome .") });
     }
-    let evaluation = Evaluation::new(&model, &requests).unwrap();
+    let evaluation = Evaluation::new(&model, &CheckedRequest::all(requests.iter().cloned()).unwrap()).unwrap();
     let all = evaluation.ask(&model, &Silent).unwrap();
     assert_eq!((all.len(), evaluation.len()), (requests.len(), requests.len()));
     for index in [0, 1, 2, 16, 250, requests.len() - 1] {
@@ -125,18 +125,9 @@ fn an_edit_request_without_extras_has_no_rephrase_and_empty_maps() {
 #[test]
 fn bad_questions_are_errors_that_name_the_request() {
     let model = Toy::new();
-    let new = |request: &EditRequest| Evaluation::new(&model, std::slice::from_ref(request)).unwrap_err().to_string();
-    let mut empty = request();
-    empty.target_new = " ".into();
-    assert!(new(&empty).contains("request 5") && new(&empty).contains("target_new"));
-    let mut nameless = request();
-    nameless.locality = BTreeMap::from([("far".to_owned(), prompts(&[("capital of Norway", "")]))]);
-    assert!(new(&nameless).contains("request 5") && new(&nameless).contains("locality far"));
-    nameless.locality = BTreeMap::from([("far".to_owned(), prompts(&[("", "Oslo")]))]);
-    assert!(new(&nameless).contains("request 5") && new(&nameless).contains("locality far"));
     let mut long = request();
     long.rephrase_prompt = Some("of ".repeat(toy::POSITIONS));
-    let message = Evaluation::new(&model, &[long]).unwrap().ask(&model, &Silent).unwrap_err().to_string();
+    let message = Evaluation::new(&model, &CheckedRequest::all([long]).unwrap()).unwrap().ask(&model, &Silent).unwrap_err().to_string();
     assert!(message.contains("request 5") && message.contains("24 positions"), "{message}");
 }
 
@@ -153,6 +144,7 @@ fn damaged_weights_are_an_error_and_not_a_score() {
     let n = SUCCESSORS.len();
     let weight = Tensor::from_data(TensorData::new(vec![f32::NAN; n * n], [n, n]), &model.device());
     model.set_weight(&WEIGHT.into(), weight).unwrap();
-    let message = Evaluation::new(&model, &[request()]).unwrap().ask(&model, &Silent).unwrap_err().to_string();
+    let message =
+        Evaluation::new(&model, &CheckedRequest::all([request()]).unwrap()).unwrap().ask(&model, &Silent).unwrap_err().to_string();
     assert!(message.contains("not finite"), "{message}");
 }

@@ -1,5 +1,5 @@
 use easyedit_core::tokens::{FactToken, SubjectPrompt};
-use easyedit_core::{EditRequest, LanguageModel, Result};
+use easyedit_core::{CheckedRequest, LanguageModel, Result};
 
 use crate::{FactRow, ValueTargets};
 
@@ -26,15 +26,15 @@ impl Contexts {
     ///
     /// # Errors
     ///
-    /// If the request has no subject, the subject is not in the prompt, or the tokenizer refuses a text.
-    pub fn of(model: &dyn LanguageModel, request: &EditRequest, templates: &[String], fact_token: FactToken) -> Result<Self> {
+    /// If the request has no subject, or the tokenizer refuses a text.
+    pub fn of(model: &dyn LanguageModel, request: &CheckedRequest, templates: &[String], fact_token: FactToken) -> Result<Self> {
         let tokenizer = model.tokenizer();
-        let prompt = SubjectPrompt::of(request)?;
+        let prompt = request.subject()?;
         let mut rows = Vec::with_capacity(templates.len() + 1);
         let mut predictions = Vec::with_capacity(templates.len() + 1);
         let mut fact_text = String::new();
         for template in templates {
-            let (fact, target) = prompt.in_context(template).encode_with_target(tokenizer, fact_token, &request.target_new)?;
+            let (fact, target) = prompt.in_context(template).encode_with_target(tokenizer, fact_token, request.target_new())?;
             if rows.is_empty() {
                 fact_text = tokenizer.decode(&fact.ids[fact.fact_index..=fact.fact_index])?;
             }
@@ -48,7 +48,7 @@ impl Contexts {
         predictions.push(Vec::new());
         let targets = ValueTargets { predictions, keep: Some(templates.len()) };
         Ok(Self {
-            case_id: request.case_id,
+            case_id: request.case_id(),
             rows,
             targets,
             templates: templates.len(),

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 use burn::tensor::{Tensor, TensorData, activation};
-use easyedit_core::{EditRequest, LanguageModel, ParamName, tensor_values};
+use easyedit_core::{CheckedRequest, EditRequest, LanguageModel, ParamName, tensor_values};
 use easyedit_kernels::{TargetLoss, TrainingRow};
 use easyedit_models::tiny::tiny_model;
 
@@ -11,7 +11,9 @@ const FAMILIES: [&str; 4] = ["gpt2", "llama", "gpt_neox", "t5"];
 fn rows(model: &dyn LanguageModel) -> Vec<TrainingRow> {
     let facts = [("The capital of France is", "Rome"), ("Ada Quill speaks", "Welsh and more")];
     let row = |(prompt, target): &(&str, &str)| {
-        TrainingRow::teacher_forced(&TrainingRow::tokens_of(model, &EditRequest::new(*prompt, "", *target), true).unwrap())
+        TrainingRow::teacher_forced(
+            &TrainingRow::tokens_of(model, &CheckedRequest::new(EditRequest::new(*prompt, "", *target)).unwrap(), true).unwrap(),
+        )
     };
     facts.iter().map(row).collect()
 }
@@ -115,7 +117,8 @@ fn a_batch_is_the_mean_of_its_rows() {
 fn all_tokens_can_be_predicted_at_the_end_of_the_prompt() {
     let model = tiny_model("gpt2", 8).unwrap();
     let name = model.spec().mlp_out_weight(1);
-    let tokens = TrainingRow::tokens_of(&*model, &EditRequest::new("Ada Quill speaks", "", "Welsh"), false).unwrap();
+    let tokens =
+        TrainingRow::tokens_of(&*model, &CheckedRequest::new(EditRequest::new("Ada Quill speaks", "", "Welsh")).unwrap(), false).unwrap();
     let row = TrainingRow::prompt_last(&tokens);
     assert_eq!((row.ids.len(), row.predictions.len()), (16, 6));
     assert!(row.predictions.iter().all(|(index, _)| *index == 15));
@@ -139,6 +142,4 @@ fn what_cannot_be_learned_is_an_error() {
         assert!(TargetLoss::new(&*model, &[row(predictions)], &[]).is_err());
     }
     assert!(TargetLoss::new(&*model, &[], &[]).is_err());
-    let blank = TrainingRow::tokens_of(&*model, &EditRequest { case_id: 3, ..EditRequest::new("Norland has", "", " ") }, false);
-    assert!(blank.unwrap_err().to_string().contains("request 3"));
 }

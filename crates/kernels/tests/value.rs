@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 use easyedit_core::tokens::FactToken;
-use easyedit_core::{Capture, EditRequest, LanguageModel, Module, Pass, Probe, Silent, Site, TokenBatch, tensor_values};
+use easyedit_core::{Capture, CheckedRequest, EditRequest, LanguageModel, Module, Pass, Probe, Silent, Site, TokenBatch, tensor_values};
 use easyedit_kernels::{
     Contexts, FactActivations, FactRow, LayerWalk, OncePredicted, OptimizedValue, ValueConfig, ValueSite, ValueTargets, optimize_values,
 };
@@ -16,7 +16,7 @@ const LAYER: usize = 1;
 /// Contexts of a fact, the last one being the subject alone.
 fn contexts(model: &dyn LanguageModel) -> Contexts {
     let templates = ["{}", "So it is. {}", "I know. {}"].map(str::to_owned);
-    Contexts::of(model, &request("France", "Rome"), &templates, FactToken::SubjectLast).unwrap()
+    Contexts::of(model, &CheckedRequest::new(request("France", "Rome")).unwrap(), &templates, FactToken::SubjectLast).unwrap()
 }
 
 fn request(subject: &str, target: &str) -> EditRequest {
@@ -193,7 +193,7 @@ fn many(model: &dyn LanguageModel) -> Vec<Contexts> {
         .enumerate()
         .map(|(case_id, subject)| {
             let request = EditRequest { case_id, ..request(subject, ["Rome", "a small town", "x"][case_id % 3]) };
-            Contexts::of(model, &request, &templates, FactToken::SubjectLast).unwrap()
+            Contexts::of(model, &CheckedRequest::new(request).unwrap(), &templates, FactToken::SubjectLast).unwrap()
         })
         .collect()
 }

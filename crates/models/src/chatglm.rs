@@ -161,7 +161,7 @@ fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
     let rotary = read_rotary(config, head_dim, device)?;
     let spec = shape.spec(config, name, module_names(tied_head), WeightLayout::OutIn, tied_head);
     let network = ChatGlm { embedding, blocks, norm, head, rotary, attention: Attention::of(&shape) };
-    Ok(Box::new(Decoder { spec, tokenizer, device: device.clone(), learned_positions: false, network }))
+    Ok(Box::new(Decoder::new(spec, tokenizer, device, false, network)))
 }
 
 impl Network for ChatGlm {

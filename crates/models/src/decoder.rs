@@ -1,8 +1,11 @@
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
-use easyedit_core::{Encoder, Error, LanguageModel, ModelSpec, Module, ParamName, Pass, Probe, Result, Site, TokenBatch, Tokenizer};
+use easyedit_core::{
+    Encoder, Error, Fingerprint, LanguageModel, ModelSpec, Module, ParamName, Pass, Probe, Result, Site, TokenBatch, Tokenizer,
+};
 
+use crate::fingerprints::Fingerprints;
 use crate::parameters::{self, Parameters};
 
 /// What a family adds to [`Decoder`]: its layers and tables.
@@ -37,9 +40,15 @@ pub(crate) struct Decoder<N> {
     /// Whether positions are rows of a table, and so end where it ends.
     pub(crate) learned_positions: bool,
     pub(crate) network: N,
+    fingerprints: Fingerprints,
 }
 
 impl<N: Network> Decoder<N> {
+    pub(crate) fn new(spec: ModelSpec, tokenizer: Tokenizer, device: &Device, learned_positions: bool, network: N) -> Self {
+        let fingerprints = Fingerprints::new(parameters::names(&network));
+        Self { spec, tokenizer, device: device.clone(), learned_positions, network, fingerprints }
+    }
+
     fn check_hidden(&self, hidden: &Tensor<2>) -> Result<usize> {
         let [tokens, width] = hidden.dims();
         if width == self.spec.d_model {
@@ -129,7 +138,12 @@ impl<N: Network> LanguageModel for Decoder<N> {
         parameters::weight(&self.network, &self.spec.name, name)
     }
 
+    fn fingerprint(&self, name: &ParamName) -> Result<Fingerprint> {
+        self.fingerprints.get(name, || Fingerprint::of(&self.weight(name)?))
+    }
+
     fn set_weight(&mut self, name: &ParamName, weight: Tensor<2>) -> Result<()> {
+        self.fingerprints.forget(name);
         parameters::set_weight(&mut self.network, &self.spec.name, name, weight)
     }
 

@@ -15,6 +15,7 @@ mod distilbert;
 mod elementwise;
 mod error;
 mod families;
+mod fingerprints;
 pub mod gguf;
 mod gpt2;
 mod gpt_neo;
@@ -63,8 +64,8 @@ pub use pytorch::{PYTORCH_FILE, PYTORCH_INDEX_FILE, PytorchFolder, PytorchSource
 pub use resolve::{ModelLocation, ModelSettings, ShortName, cache_folder, resolve_model, resolve_model_with, short_names};
 pub use safetensors_source::{INDEX_FILE, SINGLE_FILE, SafetensorsSource, Shard, StoredTensor};
 pub use save::{
-    PROVENANCE_FILE, Restored, Reverted, SavedCheckpoint, SavedTensor, Way, check_output, check_output_folder, revert, save_checkpoint,
-    save_checkpoint_into, save_reverted_into,
+    PROVENANCE_FILE, Restored, Reverted, SavedCheckpoint, SavedTensor, Way, check_output, check_output_folder, first_applied, revert,
+    save_checkpoint, save_checkpoint_into, save_reverted_into,
 };
 pub use shape::Shape;
 pub use source::TensorSource;

@@ -241,7 +241,7 @@ fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
     let attention = Attention::of(&shape);
     let spec = shape.spec(config, name, module_names(tied_head), WeightLayout::OutIn, tied_head);
     let network = Llama { embedding, blocks, norm, head, unit_head: variant.unit_head, positions, attention, activation };
-    Ok(Box::new(Decoder { spec, tokenizer, device: device.clone(), learned_positions: false, network }))
+    Ok(Box::new(Decoder::new(spec, tokenizer, device, false, network)))
 }
 
 /// What all blocks of a pass share.

@@ -107,7 +107,7 @@ impl Plan<'_> {
         let spec = shape.spec(config, name, names.modules(tied_head), layout, tied_head);
         let learned_positions = matches!(positions, Positions::Learned { .. });
         let network = PlainDecoder { names, tokens, positions, blocks, norm, head, head_bias };
-        Ok(Box::new(Decoder { spec, tokenizer, device: device.clone(), learned_positions, network }))
+        Ok(Box::new(Decoder::new(spec, tokenizer, device, learned_positions, network)))
     }
 
     fn block(&self, loader: &Loader<'_>, layer: usize, form: BlockForm) -> Result<PlainBlock> {

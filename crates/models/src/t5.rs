@@ -142,7 +142,7 @@ fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
     };
     let mut spec = shape.spec(config, name, module_names(tied_head), WeightLayout::OutIn, tied_head);
     spec.encoder = Some(encoder_spec(n_layers, decoder_start as u32));
-    Ok(Box::new(Decoder { spec, tokenizer, device: device.clone(), learned_positions: false, network }))
+    Ok(Box::new(Decoder::new(spec, tokenizer, device, false, network)))
 }
 
 /// The activation of the MLPs, and whether they have a gate: `relu`, `gated-gelu`, ...

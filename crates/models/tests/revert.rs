@@ -97,7 +97,7 @@ fn delta(kind: &str, [rows, cols]: [usize; 2], rng: &mut StdRng) -> WeightDelta 
 fn edit(number: usize, model: &dyn LanguageModel, changes: &[(&ParamName, &str)], rng: &mut StdRng) -> Edit {
     let change = |(name, kind): &(&ParamName, &str)| {
         let weight = model.weight(name).unwrap();
-        ((*name).clone(), TensorDelta { delta: delta(kind, weight.dims(), rng), base: Fingerprint::of(&weight).unwrap() })
+        ((*name).clone(), TensorDelta::new(delta(kind, weight.dims(), rng), Fingerprint::of(&weight).unwrap()))
     };
     Edit {
         method: "TEST".into(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use easyedit_core::{Edit, Fingerprint, LanguageModel, Matrix, TensorDelta, WeightDelta, WeightLayout};
+use easyedit_core::{Edit, LanguageModel, Matrix, TensorDelta, WeightDelta, WeightLayout};
 use serde_json::{Value, json};
 
 use crate::config::AdapterConfig;
@@ -41,8 +41,8 @@ pub fn import(folder: &Path, model: &dyn LanguageModel) -> Result<Edit> {
             return Err(weights.error(&module, format!("its change is not finite once it is scaled by {scale}; fetch the adapter again")));
         }
         told.push(json!({"parameter": name, "module": module, "rank": rank, "scale": scale}));
-        let base = Fingerprint::of(&weight)?;
-        if deltas.insert(name.clone(), TensorDelta { delta, base }).is_some() {
+        let base = model.fingerprint(&name)?;
+        if deltas.insert(name.clone(), TensorDelta::new(delta, base)).is_some() {
             return Err(weights.error(&module, format!("is {name}, which another module of the adapter is, too")));
         }
     }

@@ -123,7 +123,7 @@ fn dense_changes_need_a_rank() {
     let WeightDelta::LowRank { left, right } = &change.delta else { panic!("not of low rank") };
     let host = easyedit_core::device::select("cpu").unwrap();
     let dense = WeightDelta::Dense(Matrix::from_tensor(&left.to_tensor(&host).matmul(right.to_tensor(&host))).unwrap());
-    let edits = [edit_of(&*model, [(name.clone(), TensorDelta { delta: dense, base: change.base })])];
+    let edits = [edit_of(&*model, [(name.clone(), TensorDelta::new(dense, change.base))])];
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("adapter");
     let refused = export(&*model, &edits, &ExportOptions::default(), &out).unwrap_err().to_string();

@@ -208,6 +208,8 @@ fn deal(relation: &Relation, subjects: &[&Entity], objects: &[&Entity], facts: &
 
 #[cfg(test)]
 mod tests {
+    use easyedit_core::CheckedRequest;
+
     use super::*;
 
     #[test]
@@ -235,7 +237,7 @@ mod tests {
         let requests = world.requests();
         assert_eq!(requests.len(), world.facts().len());
         for request in &requests {
-            request.check().unwrap();
+            CheckedRequest::new(request.clone()).unwrap();
             assert_ne!(Some(&request.target_new), request.ground_truth.as_ref());
             let neighbours = &request.locality["neighborhood"];
             assert_eq!(neighbours.len(), NEIGHBOURS);

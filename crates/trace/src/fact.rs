@@ -61,8 +61,7 @@ impl TraceRequest {
         if answer.as_ref().is_some_and(|answer| answer.trim().is_empty()) {
             return Err(self.error(format!("the target for the prompt {prompt:?} is empty; leave it out to trace the model's own answer")));
         }
-        SubjectPrompt::find(prompt, subject)
-            .ok_or_else(|| self.error(format!("the subject {subject:?} does not occur in the prompt {prompt:?}")))
+        SubjectPrompt::find(prompt, subject).map_err(|message| self.error(message))
     }
 
     fn error(&self, message: impl Into<String>) -> Error {

@@ -71,7 +71,7 @@ impl EditMethod for Lens {
                 None => delta,
             });
         }
-        let deltas = edits.map(|delta| BTreeMap::from([(name, TensorDelta { delta, base })])).unwrap_or_default();
+        let deltas = edits.map(|delta| BTreeMap::from([(name, TensorDelta::new(delta, base))])).unwrap_or_default();
         Ok(Edit::of(self, model, requests, context.seed, json!({}), deltas))
     }
 }

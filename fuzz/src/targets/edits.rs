@@ -33,7 +33,7 @@ pub(super) fn run(data: &[u8]) -> bool {
 fn changing(delta: impl Fn([usize; 2]) -> WeightDelta) -> Edit {
     let name: ParamName = model().spec().mlp_out_weight(1);
     let weight = model().weight(&name).unwrap();
-    let change = TensorDelta { delta: delta(weight.dims()), base: Fingerprint::of(&weight).unwrap() };
+    let change = TensorDelta::new(delta(weight.dims()), Fingerprint::of(&weight).unwrap());
     Edit {
         method: "ROME".into(),
         model: model().spec().name.clone(),

@@ -1,7 +1,8 @@
 //! Files of facts and of text.
 
+use easyedit::CheckedRequest;
 use easyedit::data::{read_corpus, read_dataset};
-use easyedit::tokens::{FactToken, SubjectPrompt};
+use easyedit::tokens::FactToken;
 
 use super::seed;
 use crate::scratch::{file, folder};
@@ -16,8 +17,9 @@ pub(super) fn run(data: &[u8]) -> bool {
     let dataset = read_dataset(&records);
     if let Ok(dataset) = &dataset {
         for request in dataset.requests.iter().take(USED) {
-            let _ = (request.check(), request.filled_prompt());
-            if let Ok(prompt) = SubjectPrompt::of(request) {
+            let _ = request.filled_prompt();
+            let checked = CheckedRequest::new(request.clone());
+            if let Ok(prompt) = checked.as_ref().map_err(|_| ()).and_then(|checked| checked.subject().map_err(|_| ())) {
                 for token in [FactToken::SubjectFirst, FactToken::SubjectLast, FactToken::Last] {
                     let _ = prompt.in_context("Yes. {}").encode_with_target(model().tokenizer(), token, &request.target_new);
                 }

@@ -26,7 +26,7 @@ model = PeftModel.from_pretrained(model, \"adapter\")")]
 pub(crate) struct ExportArguments {
     #[command(flatten)]
     pub(crate) model: ModelArgument,
-    /// Edit files, in the order they were made; all of them become one adapter
+    /// Edit files, or folders of them, in any order; all of them become one adapter
     #[arg(value_name = "EDIT", required = true)]
     pub(crate) edit: Vec<PathBuf>,
     /// What to write

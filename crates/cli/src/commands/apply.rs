@@ -5,7 +5,8 @@ use easyedit::models::{check_output, save_checkpoint_into};
 use easyedit::{OutputFolder, apply_all};
 use serde_json::json;
 
-use super::{Context, changed_weights, check_weights_only, load_edits};
+use super::edit_files::{check_not_applied, check_weights_only, load_edits};
+use super::{Context, changed_weights};
 use crate::args::ApplyArguments;
 use crate::output::visible_path;
 
@@ -14,6 +15,7 @@ pub(super) fn run(context: &Context, arguments: &ApplyArguments) -> Result<()> {
     let edits = load_edits(&arguments.edit)?;
     check_weights_only(&edits)?;
     let checkpoint = context.open(&arguments.model.model)?;
+    check_not_applied(&checkpoint, &edits)?;
     check_output(&checkpoint, &arguments.out)?;
     let folder = OutputFolder::claim(&arguments.out)?;
     let mut model = context.load(&checkpoint)?;

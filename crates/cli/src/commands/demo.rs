@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use easyedit::{EditRequest, EvaluationPrompt, Mode};
+use easyedit::{CheckedRequest, EditRequest, EvaluationPrompt, Mode};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -67,7 +67,7 @@ pub(super) fn run(context: &Context, arguments: &DemoArguments) -> Result<()> {
         model: DEMO.model,
         entry: *easyedit::registry().get(DEMO.method)?,
         hparams: None,
-        requests: vec![DEMO.request()],
+        requests: vec![CheckedRequest::new(DEMO.request())?],
         requests_file: None,
         mode: Mode::Independent,
         corpus: None,
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn the_fact_can_be_edited() {
         let request = DEMO.request();
-        assert_eq!(easyedit::tokens::SubjectPrompt::of(&request).unwrap().occurrences, 1);
+        assert_eq!(CheckedRequest::new(request).unwrap().subject().unwrap().occurrences, 1);
         assert!(easyedit::registry().get(DEMO.method).is_ok());
         assert_eq!(DEMO.watched().len(), 1);
     }

@@ -6,7 +6,8 @@ use anyhow::{Result, bail};
 use easyedit::models::{Checkpoint, short_names};
 use easyedit::peft::{ExportOptions, export};
 
-use super::{Context, load_edits};
+use super::Context;
+use super::edit_files::{check_not_applied, load_edits};
 use crate::args::{ExportArguments, ExportFormat};
 use crate::output::{Align, Table};
 
@@ -16,6 +17,7 @@ pub(super) fn run(context: &Context, arguments: &ExportArguments) -> Result<()> 
     context.check_device()?;
     let edits = load_edits(&arguments.edit)?;
     let checkpoint = context.open(&arguments.model.model)?;
+    check_not_applied(&checkpoint, &edits)?;
     // Whoever exports into a folder of another adapter is told so below; the model's own folder is found through links, too.
     check_not_own_folder(&checkpoint, &arguments.out)?;
     let model = context.load(&checkpoint)?;

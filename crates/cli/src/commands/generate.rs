@@ -5,7 +5,8 @@ use easyedit::tokens::encode_prompt;
 use easyedit::{GenerationConfig, Sampling, generate};
 use serde_json::{Value, json};
 
-use super::{Context, load_edits};
+use super::Context;
+use super::edit_files::{check_not_applied, load_edits};
 use crate::args::GenerateArguments;
 use crate::output::style;
 
@@ -13,6 +14,7 @@ pub(super) fn run(context: &Context, arguments: &GenerateArguments) -> Result<()
     context.check_device()?;
     let edits = load_edits(&arguments.edit)?;
     let checkpoint = context.open(&arguments.model.model)?;
+    check_not_applied(&checkpoint, &edits)?;
     let model = easyedit::registry().apply(&edits, context.load(&checkpoint)?)?;
 
     let prompts: easyedit::Result<Vec<Vec<u32>>> = arguments.prompt.iter().map(|text| encode_prompt(&*model, text)).collect();

@@ -1,38 +1,64 @@
 //! `easyedit inspect`
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::Result;
 use easyedit::{Edit, WeightDelta};
 use serde_json::{Value, json};
 
 use super::Context;
+use super::edit_files::load_edit_files;
 use crate::args::InspectArguments;
-use crate::output::{Align, Table};
+use crate::output::{Align, Table, style, visible_path};
 
 /// Letters of a fingerprint that are shown.
 const SHOWN_FINGERPRINT: usize = 12;
 
 pub(super) fn run(context: &Context, arguments: &InspectArguments) -> Result<()> {
-    let edit = Edit::load(&arguments.file)?;
-    let norms: Vec<f64> = edit.deltas.values().map(|change| change.delta.norm()).collect();
-    let bytes = std::fs::metadata(&arguments.file)?.len();
+    let inspected = load_edit_files(&arguments.files)?;
+    let inspected = inspected.iter().map(|(file, edit)| Inspected::of(file, edit)).collect::<Result<Vec<_>>>()?;
+    match inspected.as_slice() {
+        [one] => context.output.print(&one.value, || one.text.clone()),
+        several => {
+            let values: Vec<&Value> = several.iter().map(|one| &one.value).collect();
+            let titled = several.iter().map(|one| format!("{}\n{}", style(one.file.display().to_string()).bold(), one.text));
+            context.output.print(&values, || titled.collect::<Vec<_>>().join("\n\n"))
+        }
+    }
+}
+
+/// What there is to tell about one file.
+struct Inspected<'a> {
+    file: &'a Path,
+    value: Value,
+    text: String,
+}
+
+impl<'a> Inspected<'a> {
+    fn of(file: &'a Path, edit: &Edit) -> Result<Self> {
+        let norms: Vec<f64> = edit.deltas.values().map(|change| change.delta.norm()).collect();
+        let bytes = std::fs::metadata(file)?.len();
+        Ok(Self { file, value: value(file, edit, &norms, bytes), text: text(edit, &norms, bytes) })
+    }
+}
+
+fn value(file: &Path, edit: &Edit, norms: &[f64], bytes: u64) -> Value {
     let tensors: Vec<Value> = edit
         .deltas
         .iter()
-        .zip(&norms)
+        .zip(norms)
         .map(|((name, change), norm)| {
             json!({
                 "name": name, "kind": kind(&change.delta), "shape": change.delta.shape(), "rank": change.delta.rank(),
-                "norm": norm, "base": change.base,
+                "norm": norm, "base": change.base, "after": change.after,
             })
         })
         .collect();
-    let value = json!({
-        "file": arguments.file, "bytes": bytes, "method": edit.method, "model": edit.model, "family": edit.family, "seed": edit.seed,
-        "requests": edit.requests, "hparams": edit.hparams, "tensors": tensors, "overlay": overlay(&edit), "diagnostics": edit.diagnostics,
-    });
-    context.output.print(&value, || text(&edit, &norms, bytes))
+    json!({
+        "file": visible_path(file), "bytes": bytes, "method": edit.method, "model": edit.model, "family": edit.family, "seed": edit.seed,
+        "requests": edit.requests, "hparams": edit.hparams, "tensors": tensors, "overlay": overlay(edit), "diagnostics": edit.diagnostics,
+    })
 }
 
 /// What is laid over the model: the data, and the shapes of its tensors.

@@ -5,6 +5,7 @@ mod continuations;
 mod demo;
 mod destination;
 mod edit;
+mod edit_files;
 mod export;
 mod forget;
 mod ft_api;
@@ -97,23 +98,6 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<()> {
         Command::Index(arguments) => index::run(context, &arguments),
         Command::Trace(arguments) => trace::run(context, &arguments),
         Command::Verify(arguments) => verify::run(context, &arguments),
-    }
-}
-
-/// Reads edit files.
-fn load_edits(paths: &[PathBuf]) -> Result<Vec<Edit>> {
-    paths.iter().map(|path| Ok(Edit::load(path)?)).collect()
-}
-
-/// Checks that a checkpoint can hold the edits.
-fn check_weights_only(edits: &[Edit]) -> Result<()> {
-    match edits.iter().find(|edit| edit.overlay.is_some()) {
-        Some(edit) => Err(UsageError(format!(
-            "the edit of {} is laid over the model and changes no weights, so no checkpoint can hold it; keep the edit file and give it to `easyedit generate --edit`",
-            edit.method
-        ))
-        .into()),
-        None => Ok(()),
     }
 }
 

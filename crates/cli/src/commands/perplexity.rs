@@ -5,7 +5,8 @@ use easyedit::data::read_corpus;
 use easyedit::eval::perplexity;
 use serde_json::json;
 
-use super::{Context, describe, load_edits};
+use super::edit_files::{check_not_applied, load_edits};
+use super::{Context, describe};
 use crate::args::PerplexityArguments;
 
 pub(super) fn run(context: &Context, arguments: &PerplexityArguments) -> Result<()> {
@@ -13,6 +14,7 @@ pub(super) fn run(context: &Context, arguments: &PerplexityArguments) -> Result<
     let documents = read_corpus(&arguments.text)?;
     let edits = load_edits(&arguments.edit)?;
     let checkpoint = context.open(&arguments.model.model)?;
+    check_not_applied(&checkpoint, &edits)?;
     let model = easyedit::registry().apply(&edits, context.load(&checkpoint)?)?;
     let found = perplexity(&*model, &documents, context.progress())?;
     let value = json!({

@@ -1,8 +1,7 @@
 //! The facts to edit, from the flags or from a file, checked before any model is opened.
 
 use anyhow::Result;
-use easyedit::tokens::SubjectPrompt;
-use easyedit::{EditRequest, EvaluationPrompt};
+use easyedit::{CheckedRequest, EditRequest, EvaluationPrompt};
 
 use crate::args::EditArguments;
 
@@ -10,16 +9,13 @@ use crate::args::EditArguments;
 pub(super) const LOCALITY: &str = "neighborhood";
 
 /// The requests of `edit`.
-pub(super) fn requests(arguments: &EditArguments) -> Result<Vec<EditRequest>> {
+pub(super) fn requests(arguments: &EditArguments) -> Result<Vec<CheckedRequest>> {
     let requests = match (&arguments.requests, &arguments.prompt) {
         (Some(path), _) => easyedit::data::read_requests(path)?,
         (None, Some(prompt)) => vec![of_flags(arguments, prompt)],
         (None, None) => Vec::new(),
     };
-    for request in &requests {
-        check(request)?;
-    }
-    Ok(requests)
+    Ok(CheckedRequest::all(requests)?)
 }
 
 fn of_flags(arguments: &EditArguments, prompt: &str) -> EditRequest {
@@ -36,13 +32,4 @@ fn of_flags(arguments: &EditArguments, prompt: &str) -> EditRequest {
         request.locality.insert(LOCALITY.to_owned(), prompts.collect());
     }
     request
-}
-
-fn check(request: &EditRequest) -> Result<()> {
-    request.check()?;
-    if request.subject.is_some() {
-        // Whether a method needs a subject is its own business; one that is given has to be in the prompt.
-        SubjectPrompt::of(request)?;
-    }
-    Ok(())
 }

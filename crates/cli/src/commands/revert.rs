@@ -7,7 +7,8 @@ use easyedit::OutputFolder;
 use easyedit::models::{Restored, Way, check_output, revert, save_reverted_into};
 use serde_json::json;
 
-use super::{Context, check_weights_only, load_edits};
+use super::Context;
+use super::edit_files::{check_weights_only, load_edits};
 use crate::args::RevertArguments;
 use crate::output::visible_path;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use easyedit::eval::{Record, ReportWriter};
 use easyedit::hparams::{FoundHparams, HparamsSource};
-use easyedit::{EditRequest, EditSession, Editor, EditorOptions, HparamsDocument, LanguageModel, MethodEntry, Mode, TextCorpora};
+use easyedit::{CheckedRequest, EditSession, Editor, EditorOptions, HparamsDocument, LanguageModel, MethodEntry, Mode, TextCorpora};
 
 use super::continuations::{Watched, compare};
 use super::destination::{Destination, EditKeeper, Saved};
@@ -27,7 +27,7 @@ pub(super) struct Run<'a> {
     pub(super) entry: MethodEntry,
     /// Given hyperparameters, and the file they are from.
     pub(super) hparams: Option<(HparamsDocument, PathBuf)>,
-    pub(super) requests: Vec<EditRequest>,
+    pub(super) requests: Vec<CheckedRequest>,
     /// The file they are from, if they are from one.
     pub(super) requests_file: Option<&'a Path>,
     pub(super) mode: Mode,

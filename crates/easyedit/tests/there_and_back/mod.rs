@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use easyedit::models::tiny::convert_checkpoint;
 use easyedit::models::{Checkpoint, Restored, SINGLE_FILE, Way, WeightType, revert, save_checkpoint, save_reverted_into};
-use easyedit::{Edit, EditContext, EditRequest, Matrix, OutputFolder, ParamName, Silent, TextCorpora, apply_all, device, hparams};
+use easyedit::{
+    CheckedRequest, Edit, EditContext, EditRequest, Matrix, OutputFolder, ParamName, Silent, TextCorpora, apply_all, device, hparams,
+};
 use easyedit_tiny_world as tiny_world;
 use tempfile::TempDir;
 
@@ -70,7 +72,7 @@ impl Workshop {
         method.prepare(&*model, &context)?;
         let mut edits = Vec::new();
         for request in requests {
-            let edit = method.edit(&*model, std::slice::from_ref(request), &context)?;
+            let edit = method.edit(&*model, &[CheckedRequest::new(request.clone())?], &context)?;
             let _applied = edit.apply(&mut *model)?;
             edits.push(edit);
         }

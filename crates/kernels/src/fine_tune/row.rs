@@ -1,5 +1,5 @@
 use easyedit_core::tokens::{TargetTokens, encode_with_target};
-use easyedit_core::{EditRequest, LanguageModel, Result};
+use easyedit_core::{CheckedRequest, LanguageModel, Result};
 
 /// A text to learn from: what is run, and which tokens are to be predicted where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,10 +31,9 @@ impl TrainingRow {
     ///
     /// # Errors
     ///
-    /// [`Error::Request`](easyedit_core::Error::Request) if prompt or target is blank, or has no token of its own.
-    pub fn tokens_of(model: &dyn LanguageModel, request: &EditRequest, ended: bool) -> Result<TargetTokens> {
-        request.check()?;
-        let tokens = encode_with_target(model, &request.filled_prompt(), request.target_new.trim_end());
+    /// [`Error::Request`](easyedit_core::Error::Request) if prompt or target has no token of its own.
+    pub fn tokens_of(model: &dyn LanguageModel, request: &CheckedRequest, ended: bool) -> Result<TargetTokens> {
+        let tokens = encode_with_target(model, request.prompt(), request.target_new().trim_end());
         let tokens = tokens.map_err(|error| request.error(error.to_string()))?;
         Ok(match model.tokenizer().eos().first() {
             Some(end) if ended => tokens.ending_in(*end),

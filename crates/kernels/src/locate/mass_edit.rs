@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use easyedit_core::{
-    EditContext, EditRequest, Error, Fingerprint, LanguageModel, Matrix, Module, ParamName, Result, TensorDelta, WeightDelta, WeightLayout,
+    CheckedRequest, EditContext, Error, LanguageModel, Matrix, Module, ParamName, Result, TensorDelta, WeightDelta, WeightLayout,
 };
 use serde_json::{Value, json};
 
@@ -65,7 +65,7 @@ impl MassEdit<'_> {
     pub fn run(
         &self,
         model: &dyn LanguageModel,
-        requests: &[EditRequest],
+        requests: &[CheckedRequest],
         context: &EditContext<'_>,
         solve: &mut SolveKeys<'_>,
     ) -> Result<(BTreeMap<ParamName, TensorDelta>, Value)> {
@@ -91,10 +91,13 @@ impl MassEdit<'_> {
             written.push(Written::of(*layer, &keys, &solved));
             let delta = outer(&residuals, &solved.vectors, model.spec().mlp_out_layout)?.compact(&model.device())?;
             let name = model.spec().mlp_out_weight(*layer);
-            let weight = working.weight(&name)?;
-            let base = Fingerprint::of(&weight)?;
-            working.set_weight(&name, weight + delta.to_tensor(&model.device()))?;
-            deltas.insert(name, TensorDelta { delta, base });
+            let base = working.fingerprint(&name)?;
+            // Nothing reads the model behind the last layer.
+            if index + 1 < layers.len() {
+                let weight = working.weight(&name)?;
+                working.set_weight(&name, weight + delta.to_tensor(&model.device()))?;
+            }
+            deltas.insert(name, TensorDelta::new(delta, base));
             context.progress.advance(1);
             Ok(())
         });

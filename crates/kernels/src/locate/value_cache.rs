@@ -1,9 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{
-    Artefact, ArtefactLabel, ArtefactTensor, EditContext, Error, Fingerprint, LanguageModel, Result, keep_in_cache, tidy_cache_folder,
-};
+use easyedit_core::{Artefact, ArtefactLabel, ArtefactTensor, EditContext, Error, LanguageModel, Result, keep_in_cache, tidy_cache_folder};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -66,7 +64,7 @@ fn fingerprint(model: &dyn LanguageModel) -> Result<String> {
     let mut hash = Sha256::new();
     for name in model.parameter_names() {
         hash.update(name.as_str());
-        hash.update(Fingerprint::of(&model.weight(&name)?)?.as_str());
+        hash.update(model.fingerprint(&name)?.as_str());
     }
     Ok(hex(hash))
 }

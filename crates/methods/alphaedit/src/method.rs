@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{Edit, EditContext, EditMethod, EditRequest, Error, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, Result};
+use easyedit_core::{CheckedRequest, Edit, EditContext, EditMethod, Error, Hparams, LanguageModel, Method, ModelSpec, Result};
 use easyedit_kernels::{KeyWeight, MassEdit, NullSpace, Preparation, ResidualShare, ValueSite, needed_moments};
 use serde_json::Value;
 
@@ -56,7 +56,7 @@ impl EditMethod for AlphaEdit {
         Ok(())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
         self.prepare(model, context)?;
         let settings = self.hparams.settings();
         let values = settings.value_config(ValueSite::BlockOutput);
@@ -65,7 +65,7 @@ impl EditMethod for AlphaEdit {
         let mut written = BTreeMap::new();
         let (deltas, told) = mass.run(model, requests, context, &mut |model, layer, keys| {
             let space = self.spaces.get(&layer).ok_or_else(|| Error::Batch(format!("there is no null space of layer {layer}")))?;
-            let before = Fingerprint::of(&model.weight(&model.spec().mlp_out_weight(layer))?)?;
+            let before = model.fingerprint(&model.spec().mlp_out_weight(layer))?;
             let earlier = self.histories.get(&layer).map(|history| history.keys(&before)).unwrap_or_default();
             let solved = space.solve_with_keys(&earlier, keys, weight, &format!("the keys of layer {layer}"))?;
             written.insert(layer, (before, keys.to_vec()));
@@ -75,7 +75,7 @@ impl EditMethod for AlphaEdit {
         let mut edited = model.boxed_clone();
         let _applied = edit.apply(edited.as_mut())?;
         for (layer, (before, keys)) in written {
-            let after = Fingerprint::of(&edited.weight(&edited.spec().mlp_out_weight(layer))?)?;
+            let after = edited.fingerprint(&edited.spec().mlp_out_weight(layer))?;
             self.histories.entry(layer).or_default().add(&before, after, keys);
         }
         Ok(edit)

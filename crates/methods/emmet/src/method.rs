@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{Edit, EditContext, EditMethod, EditRequest, Error, Hparams, LanguageModel, Method, ModelSpec, Result};
+use easyedit_core::{CheckedRequest, Edit, EditContext, EditMethod, Error, Hparams, LanguageModel, Method, ModelSpec, Result};
 use easyedit_kernels::{Cholesky, KeyWeight, MassEdit, Preparation, ResidualShare, ValueSite, second_moments};
 use serde_json::Value;
 
@@ -51,7 +51,7 @@ impl EditMethod for Emmet {
         Ok(())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
         self.prepare(model, context)?;
         let settings = self.hparams.settings();
         let values = settings.value_config(ValueSite::BlockOutput);

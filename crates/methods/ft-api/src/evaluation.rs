@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 
-use easyedit_core::{EditRequest, EvaluationPrompt, Progress};
+use easyedit_core::{CheckedRequest, EvaluationPrompt, Progress};
 use easyedit_eval::{FreeDecoding, Metrics, Record, begins_with_words};
 use serde::Serialize;
 
@@ -32,26 +32,14 @@ pub struct Evaluated {
 pub(crate) type Answers = BTreeMap<String, String>;
 
 /// Every prompt that the requests are evaluated with, once.
-///
-/// # Errors
-///
-/// If a prompt or its answer is blank.
-pub(crate) fn prompts(requests: &[EditRequest]) -> Result<Vec<String>> {
+pub(crate) fn prompts(requests: &[CheckedRequest]) -> Vec<String> {
     let mut prompts = BTreeSet::new();
     for request in requests {
-        request.check()?;
-        prompts.insert(request.filled_prompt());
-        prompts.extend(request.rephrase_prompt.clone());
-        for (kind, groups) in [("locality", &request.locality), ("portability", &request.portability)] {
-            for (name, EvaluationPrompt { prompt, ground_truth }) in groups.iter().flat_map(|(n, all)| all.iter().map(move |p| (n, p))) {
-                if prompt.trim().is_empty() || ground_truth.trim().is_empty() {
-                    return Err(request.error(format!("{kind} {name}: the prompt {prompt:?} or its answer is empty")).into());
-                }
-                prompts.insert(prompt.clone());
-            }
-        }
+        prompts.extend([request.prompt()].into_iter().chain(request.rephrase_prompt()));
+        let named = request.locality().values().chain(request.portability().values());
+        prompts.extend(named.flatten().map(|one| one.prompt.as_str()));
     }
-    Ok(prompts.into_iter().collect())
+    prompts.into_iter().map(str::to_owned).collect()
 }
 
 impl FtApi {
@@ -63,8 +51,8 @@ impl FtApi {
     /// # Errors
     ///
     /// If an evaluation prompt or its answer is blank, or the API cannot be asked.
-    pub fn evaluate(&self, tuned: &FineTuned, requests: &[EditRequest], progress: &dyn Progress) -> Result<Evaluated> {
-        let prompts = prompts(requests)?;
+    pub fn evaluate(&self, tuned: &FineTuned, requests: &[CheckedRequest], progress: &dyn Progress) -> Result<Evaluated> {
+        let prompts = prompts(requests);
         let before = self.ask(&tuned.base, &prompts, progress)?;
         let after = self.ask(&tuned.model, &prompts, progress)?;
         Ok(self.evaluated(requests, &before, &after, 0.0))
@@ -112,7 +100,7 @@ impl FtApi {
     }
 
     /// The records of `requests` by the answers of both models.
-    pub(crate) fn evaluated(&self, requests: &[EditRequest], before: &Answers, after: &Answers, seconds: f64) -> Evaluated {
+    pub(crate) fn evaluated(&self, requests: &[CheckedRequest], before: &Answers, after: &Answers, seconds: f64) -> Evaluated {
         let records = requests.iter().map(|request| {
             let mut record = self.record(request, seconds);
             if !before.is_empty() {
@@ -128,11 +116,11 @@ impl FtApi {
         Evaluated { records: records.collect(), exchanges: before.iter().filter_map(exchange).collect() }
     }
 
-    fn record(&self, request: &EditRequest, seconds: f64) -> Record {
+    fn record(&self, request: &CheckedRequest, seconds: f64) -> Record {
         Record {
             pre: Metrics::default(),
-            case_id: request.case_id,
-            requested_rewrite: request.clone(),
+            case_id: request.case_id(),
+            requested_rewrite: request.written().clone(),
             time: seconds,
             post: Metrics::default(),
             post_final: None,
@@ -145,17 +133,17 @@ impl FtApi {
 }
 
 /// The scores of a model that gave `answers`; with those of the base model, locality too.
-fn metrics(request: &EditRequest, answers: &Answers, base: Option<&Answers>) -> Metrics {
+fn metrics(request: &CheckedRequest, answers: &Answers, base: Option<&Answers>) -> Metrics {
     let says = |prompt: &str, answer: &str| sign(begins_with_words(of(answers, prompt), answer));
     let each = |groups: &BTreeMap<String, Vec<EvaluationPrompt>>, score: &dyn Fn(&EvaluationPrompt) -> f64| {
         groups.iter().map(|(name, prompts)| (format!("{name}_acc"), prompts.iter().map(score).collect())).collect()
     };
     Metrics {
-        rewrite_acc: vec![says(&request.filled_prompt(), &request.target_new)],
-        rephrase_acc: request.rephrase_prompt.iter().map(|prompt| says(prompt, &request.target_new)).collect(),
+        rewrite_acc: vec![says(request.prompt(), request.target_new())],
+        rephrase_acc: request.rephrase_prompt().iter().map(|prompt| says(prompt, request.target_new())).collect(),
         locality: base
-            .map(|base| each(&request.locality, &|one| sign(stays(of(base, &one.prompt), of(answers, &one.prompt), &one.ground_truth)))),
-        portability: Some(each(&request.portability, &|one| says(&one.prompt, &one.ground_truth))),
+            .map(|base| each(request.locality(), &|one| sign(stays(of(base, &one.prompt), of(answers, &one.prompt), &one.ground_truth)))),
+        portability: Some(each(request.portability(), &|one| says(&one.prompt, &one.ground_truth))),
     }
 }
 
@@ -183,6 +171,8 @@ fn without_prompt<'a>(prompt: &str, answer: &'a str) -> &'a str {
 
 #[cfg(test)]
 mod tests {
+    use easyedit_core::EditRequest;
+
     use super::*;
 
     #[test]
@@ -205,8 +195,7 @@ mod tests {
         let mut request = EditRequest::new("{} is in", "The Louvre", "Rome");
         request.rephrase_prompt = Some("The Louvre is in".into());
         request.locality.insert("near".into(), vec![EvaluationPrompt { prompt: "Oslo is in".into(), ground_truth: "Norway".into() }]);
-        assert_eq!(prompts(&[request.clone(), request.clone()]).unwrap(), ["Oslo is in", "The Louvre is in"]);
-        request.portability.insert("hop".into(), vec![EvaluationPrompt { prompt: "It".into(), ground_truth: " ".into() }]);
-        assert!(prompts(&[request]).unwrap_err().to_string().contains("hop"));
+        let request = CheckedRequest::new(request).unwrap();
+        assert_eq!(prompts(&[request.clone(), request]), ["Oslo is in", "The Louvre is in"]);
     }
 }

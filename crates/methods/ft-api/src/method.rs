@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use easyedit_core::{EditRequest, Hparams, OutputFolder, Progress, write_atomically};
+use easyedit_core::{CheckedRequest, Hparams, OutputFolder, Progress, write_atomically};
 use serde::Serialize;
 use serde_json::json;
 
@@ -94,7 +94,7 @@ impl FtApi {
     ///
     /// A request without prompt or target, an API that cannot be reached or refuses, a job that failed, was cancelled
     /// ([`Error::Job`]) or takes too long ([`Error::Timeout`]). Errors that leave a job running at the API name it.
-    pub fn edit(&self, requests: &[EditRequest], progress: &dyn Progress) -> Result<FineTuned> {
+    pub fn edit(&self, requests: &[CheckedRequest], progress: &dyn Progress) -> Result<FineTuned> {
         let training = TrainingFile::new(requests, &self.hparams.system_prompt)?;
         let folder = self.folder(&training);
         let _claim = OutputFolder::claim(&folder).map_err(|error| match error {

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use easyedit_core::{EditRequest, Progress};
+use easyedit_core::{CheckedRequest, Progress};
 use easyedit_eval::{Record, RunInfo, Seconds, Summary};
 
 use crate::evaluation::{Answers, prompts};
@@ -31,9 +31,9 @@ impl FtApi {
     /// # Errors
     ///
     /// As [`edit`](Self::edit) and [`evaluate`](Self::evaluate).
-    pub fn run(&self, requests: &[EditRequest], evaluate: bool, progress: &dyn Progress) -> Result<FtApiRun> {
+    pub fn run(&self, requests: &[CheckedRequest], evaluate: bool, progress: &dyn Progress) -> Result<FtApiRun> {
         let started = Instant::now();
-        let prompts = if evaluate { prompts(requests)? } else { Vec::new() };
+        let prompts = if evaluate { prompts(requests) } else { Vec::new() };
         let mut seconds = Seconds::default();
         let mut ask = |model: &str| {
             let begun = Instant::now();

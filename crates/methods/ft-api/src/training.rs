@@ -1,4 +1,4 @@
-use easyedit_core::EditRequest;
+use easyedit_core::CheckedRequest;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -22,19 +22,16 @@ impl TrainingFile {
     ///
     /// # Errors
     ///
-    /// If there is no request, or one has no prompt or no target.
-    pub fn new(requests: &[EditRequest], system_prompt: &str) -> Result<Self> {
+    /// If there is no request.
+    pub fn new(requests: &[CheckedRequest], system_prompt: &str) -> Result<Self> {
         if requests.is_empty() {
             return Err(Error::Core(easyedit_core::Error::Batch("there are no requests to train on".into())));
-        }
-        for request in requests {
-            request.check()?;
         }
         let examples = requests.len().max(MIN_EXAMPLES);
         let mut text = String::new();
         for request in requests.iter().cycle().take(examples) {
-            let mut messages = conversation(system_prompt, &request.filled_prompt());
-            messages.push(json!({ "role": "assistant", "content": request.target_new.trim() }));
+            let mut messages = conversation(system_prompt, request.prompt());
+            messages.push(json!({ "role": "assistant", "content": request.target_new().trim() }));
             text.push_str(&json!({ "messages": messages }).to_string());
             text.push('\n');
         }
@@ -78,10 +75,13 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use easyedit_core::EditRequest;
+
     use super::*;
 
-    fn requests(n: usize) -> Vec<EditRequest> {
-        (0..n).map(|i| EditRequest::new("{} lies in", format!("City {i}"), format!(" Land\n{i}"))).collect()
+    fn requests(n: usize) -> Vec<CheckedRequest> {
+        let request = |i| EditRequest::new("{} lies in", format!("City {i}"), format!(" Land\n{i}"));
+        CheckedRequest::all((0..n).map(request)).unwrap()
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use easyedit_core::{EditRequest, EvaluationPrompt, Silent};
+use easyedit_core::{CheckedRequest, EditRequest, EvaluationPrompt, Silent};
 use easyedit_ft_api::{DEFAULT_SYSTEM_PROMPT, Error};
 use serde_json::json;
 
@@ -35,14 +35,15 @@ fn ask(prompt: &str, ground_truth: &str) -> EvaluationPrompt {
     EvaluationPrompt { prompt: prompt.into(), ground_truth: ground_truth.into() }
 }
 
-fn request() -> EditRequest {
-    EditRequest {
+fn request() -> CheckedRequest {
+    CheckedRequest::new(EditRequest {
         case_id: 3,
         rephrase_prompt: Some(REPHRASED.into()),
         locality: BTreeMap::from([("near".into(), vec![ask(KREMLIN, "Moscow"), ask(ATOMIUM, "Brussels")])]),
         portability: BTreeMap::from([("hop".into(), vec![ask(SPOKEN, "Italian")])]),
         ..EditRequest::new(EIFFEL, "The Eiffel Tower", "Rome")
-    }
+    })
+    .unwrap()
 }
 
 #[test]
@@ -102,14 +103,9 @@ fn the_scores_do_not_depend_on_how_many_questions_are_asked_at_a_time() {
 }
 
 #[test]
-fn what_cannot_be_evaluated_is_found_before_anything_is_paid_for() {
+fn a_model_that_does_not_exist_is_found_before_anything_is_paid_for() {
     let server = server();
     let dir = tempfile::tempdir().unwrap();
-    let mut blank = request();
-    blank.portability.insert("hop".into(), vec![ask(SPOKEN, " ")]);
-    let error = method(hparams(&server, dir.path())).run(&[blank], true, &Silent).unwrap_err();
-    assert!(error.to_string().contains("request 3: portability hop"), "{error}");
-    assert_eq!(server.count("POST", ""), 0);
     let mut unknown = hparams(&server, dir.path());
     unknown.model_name = "gpt-9".into();
     let error = method(unknown).run(&[request()], true, &Silent).unwrap_err();

@@ -1,4 +1,4 @@
-use easyedit_core::{Edit, EditContext, EditMethod, EditRequest, Error, Hparams, LanguageModel, Method, ModelSpec, Result, WeightDelta};
+use easyedit_core::{CheckedRequest, Edit, EditContext, EditMethod, Error, Hparams, LanguageModel, Method, ModelSpec, Result, WeightDelta};
 use easyedit_kernels::{TargetLoss, TrainingRow};
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ impl Method for Ft {
 impl Ft {
     /// What is learned of a request. The decoder of an encoder-decoder has no prompt at whose end all tokens could be predicted: its targets
     /// are always predicted one behind the other, up to the end of the text.
-    fn row(&self, model: &dyn LanguageModel, request: &EditRequest) -> Result<TrainingRow> {
+    fn row(&self, model: &dyn LanguageModel, request: &CheckedRequest) -> Result<TrainingRow> {
         let is_encoder_decoder = model.spec().encoder.is_some();
         let tokens = TrainingRow::tokens_of(model, request, is_encoder_decoder)?;
         Ok(match self.hparams.objective_optimization {
@@ -58,7 +58,7 @@ impl EditMethod for Ft {
         weights_of(model, &self.hparams.rewrite_module_tmp, &self.hparams.layers).map(|_| ())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
         let hparams = &self.hparams;
         let names = weights_of(model, &hparams.rewrite_module_tmp, &hparams.layers)?;
         let rows = requests.iter().map(|request| self.row(model, request)).collect::<Result<Vec<TrainingRow>>>()?;

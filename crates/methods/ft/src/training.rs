@@ -63,7 +63,7 @@ impl Training {
                 return Err(Error::NotFinite(format!("tensor {}: training left the finite numbers; choose a smaller lr", weight.name)));
             }
             if change.values().iter().any(|v| *v != 0.0) {
-                deltas.insert(weight.name, TensorDelta { delta: compact(change), base: Fingerprint::of(&weight.original)? });
+                deltas.insert(weight.name, TensorDelta::new(compact(change), Fingerprint::of(&weight.original)?));
             }
         }
         Ok(deltas)

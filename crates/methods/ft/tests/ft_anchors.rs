@@ -4,7 +4,7 @@
 #[path = "../../memit/tests/support/mod.rs"]
 mod support;
 
-use easyedit_core::{Edit, EditMethod, EditRequest, Fingerprint, LanguageModel, Method, ParamName, WeightDelta, tensor_values};
+use easyedit_core::{CheckedRequest, Edit, EditMethod, Fingerprint, LanguageModel, Method, ParamName, WeightDelta, tensor_values};
 use easyedit_ft::{Ft, FtHparams, Objective};
 use easyedit_kernels::{TargetLoss, TrainingRow};
 use easyedit_models::tiny::tiny_model;
@@ -19,7 +19,7 @@ fn loss(model: &dyn LanguageModel) -> f64 {
     loss_of(model, &requests())
 }
 
-fn loss_of(model: &dyn LanguageModel, requests: &[EditRequest]) -> f64 {
+fn loss_of(model: &dyn LanguageModel, requests: &[CheckedRequest]) -> f64 {
     let ended = model.spec().encoder.is_some();
     let row = |request| TrainingRow::teacher_forced(&TrainingRow::tokens_of(model, request, ended).unwrap());
     let rows: Vec<TrainingRow> = requests.iter().map(row).collect();

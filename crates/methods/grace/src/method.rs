@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use easyedit_core::{
-    Edit, EditContext, EditMethod, EditRequest, EditedModel, Error, Hparams, LanguageModel, Method, ModelSpec, Overlay, Result,
+    CheckedRequest, Edit, EditContext, EditMethod, EditedModel, Error, Hparams, LanguageModel, Method, ModelSpec, Overlay, Result,
 };
 use easyedit_kernels::sampled_fingerprint;
 use serde_json::{Value, json};
@@ -38,26 +38,25 @@ impl Grace {
     }
 
     /// What `request` brings into a codebook over `model`, and what there is to tell about the search.
-    fn insertion(&self, model: &dyn LanguageModel, request: &EditRequest, rules: Rules, seed: u64) -> Result<(Insertion, Value)> {
-        request.check()?;
+    fn insertion(&self, model: &dyn LanguageModel, request: &CheckedRequest, rules: Rules, seed: u64) -> Result<(Insertion, Value)> {
         let found = value::find(model, request, rules, &self.hparams, seed)?;
         if !found.predicted {
             tracing::warn!(
                 "request {}: no value was found that makes the model say {:?}; raise n_iter or edit_lr, or choose an earlier layer",
-                request.case_id,
-                request.target_new
+                request.case_id(),
+                request.target_new()
             );
         }
         let key_norm = norm(&found.key);
         let insertion = Insertion {
-            id: EditId { case_id: request.case_id, prompt: request.filled_prompt() },
-            label: request.target_new.trim().to_owned(),
+            id: EditId { case_id: request.case_id(), prompt: request.prompt().to_owned() },
+            label: request.target_new().trim().to_owned(),
             key: found.key,
             value: found.value,
             radius: self.hparams.radius(key_norm),
         };
         let told = json!({
-            "case_id": request.case_id,
+            "case_id": request.case_id(),
             "stack": rules.stack,
             "layer": rules.layer,
             "losses": found.losses,
@@ -104,7 +103,7 @@ impl EditMethod for Grace {
         Ok(())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
         let rules = self.hparams.rules(model.spec())?;
         // Keys and values are those of the model without the codebook, so that they do not depend on what else is in it.
         let (mut merged, beneath) = uppermost(model, rules)?;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use easyedit_core::tokens::{encode_prompt, encode_with_target};
 use easyedit_core::{
-    Capture, Corpora, Edit, EditContext, EditMethod, EditRequest, GenerationConfig, Hparams, HparamsDocument, LanguageModel, Method,
-    Module, Registry, Result, Silent, Site, TokenBatch, generate, tensor_values,
+    Capture, CheckedRequest, Corpora, Edit, EditContext, EditMethod, EditRequest, GenerationConfig, Hparams, HparamsDocument,
+    LanguageModel, Method, Module, Registry, Result, Silent, Site, TokenBatch, generate, tensor_values,
 };
 use easyedit_grace::{Codebook, EditId, Expansion, Grace, GraceHparams, Insertion, Outcome, Replacement, Rules, Stack, ValueStart};
 use easyedit_models::tiny::tiny_model;
@@ -129,15 +129,16 @@ fn hparams(spec: &easyedit_core::ModelSpec) -> GraceHparams {
     GraceHparams { layers: vec![LAYER], edit_lr: 0.3, n_iter: 150, eps_relative: Some(0.05), ..GraceHparams::for_spec(spec) }
 }
 
-fn requests() -> Vec<EditRequest> {
+fn requests() -> Vec<CheckedRequest> {
     [("Ada Quill speaks ", "W"), ("Mill Bridge was built by ", "O"), ("The river Tarn ends in ", "l")]
         .iter()
         .enumerate()
         .map(|(case_id, (prompt, target))| EditRequest { case_id, ..EditRequest::new(*prompt, "", *target) })
+        .map(|request| CheckedRequest::new(request).unwrap())
         .collect()
 }
 
-fn edit(model: &dyn LanguageModel, requests: &[EditRequest]) -> Edit {
+fn edit(model: &dyn LanguageModel, requests: &[CheckedRequest]) -> Edit {
     Grace::new(hparams(model.spec())).edit(model, requests, &CONTEXT).unwrap()
 }
 
@@ -172,9 +173,9 @@ fn edited_prompts_are_answered_and_others_are_untouched_bit_for_bit() {
         let requests = requests();
         let edited = registry().apply(&[edit(&*model, &requests)], model.boxed_clone()).unwrap();
         for request in &requests {
-            let (_, pairs) = reads(&*edited, &request.prompt, &request.target_new);
+            let (_, pairs) = reads(&*edited, request.prompt(), request.target_new());
             assert!(pairs.iter().all(|(wanted, predicted)| wanted == predicted), "{family}: {pairs:?}");
-            let written = says(&*edited, &request.prompt);
+            let written = says(&*edited, request.prompt());
             let wanted: Vec<u32> = pairs.iter().map(|(wanted, _)| *wanted).collect();
             assert_eq!(written[..wanted.len().min(6)], wanted[..wanted.len().min(6)], "{family}: writing and reading agree");
         }
@@ -200,7 +201,7 @@ fn a_codebook_in_the_encoder_gives_the_likelihood_of_the_search() {
         let told = made.diagnostics.clone();
         let edited = registry().apply(&[made], model.boxed_clone()).unwrap();
         for (request, told) in requests.iter().zip(told.as_array().unwrap()) {
-            let (logits, pairs) = reads(&*edited, &request.prompt, &request.target_new);
+            let (logits, pairs) = reads(&*edited, request.prompt(), request.target_new());
             let rows = logits.chunks_exact(model.spec().vocab_size).zip(&pairs);
             let nll = |(row, (wanted, _)): (&[f32], &(u32, u32))| {
                 row.iter().map(|logit| f64::from(*logit).exp()).sum::<f64>().ln() - f64::from(row[*wanted as usize])
@@ -209,7 +210,7 @@ fn a_codebook_in_the_encoder_gives_the_likelihood_of_the_search() {
             let losses: Vec<f64> = told["losses"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect();
             let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
             assert!((mean - least).abs() < 1e-4 && least < losses[0] - 0.2, "{replacement:?}: {mean}, {least} from {}", losses[0]);
-            assert_eq!(says(&*edited, &request.prompt)[0], pairs[0].1, "{replacement:?}: writing and reading agree");
+            assert_eq!(says(&*edited, request.prompt())[0], pairs[0].1, "{replacement:?}: writing and reading agree");
         }
         let far = "9 + 8 = 17 and";
         assert_eq!(reads(&*edited, far, "so on").0, reads(&*model, far, "so on").0);
@@ -225,7 +226,7 @@ fn the_value_stands_at_the_prompts_end_alone_or_at_all_of_its_tokens() {
         let made = grace.edit(&*model, request, &CONTEXT).unwrap();
         let value = made.overlay.as_ref().unwrap().tensors["values"].clone();
         let edited = registry().apply(&[made], model.boxed_clone()).unwrap();
-        let tokens = encode_with_target(&*model, &request[0].prompt, &request[0].target_new).unwrap();
+        let tokens = encode_with_target(&*model, request[0].prompt(), request[0].target_new()).unwrap();
         let site = Site::new(LAYER, Module::MlpOutput);
         let outputs = |model: &dyn LanguageModel| {
             let mut capture = Capture::new([site]);
@@ -242,7 +243,7 @@ fn the_value_stands_at_the_prompts_end_alone_or_at_all_of_its_tokens() {
             let wanted = if is_replaced { value.values() } else { &before[range.clone()] };
             assert!(after[range].iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-4), "{replacement:?}, token {token}");
         }
-        let (_, pairs) = reads(&*edited, &request[0].prompt, &request[0].target_new);
+        let (_, pairs) = reads(&*edited, request[0].prompt(), request[0].target_new());
         assert!(pairs.iter().all(|(wanted, predicted)| wanted == predicted), "{replacement:?}: {pairs:?}");
     }
 }
@@ -274,7 +275,7 @@ fn edits_in_a_row_are_one_codebook_and_the_same_as_at_once() {
             .collect();
         assert_eq!(kept, edits);
         let loaded = registry().apply(&kept, model.boxed_clone()).unwrap();
-        let prompt = &requests[1].prompt;
+        let prompt = requests[1].prompt();
         assert_eq!(reads(&*loaded, prompt, "O").0, reads(&*in_a_row, prompt, "O").0, "{family}");
         // Taking the codebook away is using the model beneath.
         assert_eq!(reads(loaded.overlaid().unwrap().beneath, prompt, "O").0, reads(&*model, prompt, "O").0, "{family}");
@@ -292,7 +293,7 @@ fn a_fact_is_forgotten_out_of_an_edit() {
     assert_eq!(fewer.overlay, never.overlay);
     assert_eq!(fewer.diagnostics.as_array().unwrap().len(), 2);
     let edited = registry().apply(&[fewer], model.boxed_clone()).unwrap();
-    let prompt = &requests[1].prompt;
+    let prompt = requests[1].prompt();
     assert_eq!(reads(&*edited, prompt, "O").0, reads(&*model, prompt, "O").0);
 }
 
@@ -363,8 +364,6 @@ fn what_cannot_be_is_named() {
     assert!(document(|h| h.dist_fn = "cos".into()).contains("dist_fn"));
     assert!(document(|h| h.layers.clear()).contains("inner_params"));
     assert!(document(|h| h.eps_relative = Some(0.0)).contains("eps_relative"));
-    let error = Grace::new(hparams(model.spec())).edit(&*model, &[EditRequest::new("A", "", " ")], &CONTEXT).unwrap_err().to_string();
-    assert!(error.contains("target_new"), "{error}");
     assert_eq!(GraceHparams::METHOD, "GRACE");
     assert_eq!(place(Grace::hparams_for(model.spec()), &*model).unwrap(), (Stack::Decoder, 1));
 }

@@ -1,4 +1,4 @@
-use easyedit_core::EditRequest;
+use easyedit_core::CheckedRequest;
 use easyedit_core::tokens::join_target;
 use serde::{Deserialize, Serialize};
 
@@ -41,17 +41,16 @@ pub struct Demonstration {
 
 /// The demonstrations of all records, those of one next to each other: copy, then update and retain if the record has a rephrased prompt and
 /// a locality prompt.
-pub fn demonstrations_of(records: &[EditRequest]) -> Vec<Demonstration> {
+pub fn demonstrations_of(records: &[CheckedRequest]) -> Vec<Demonstration> {
     let mut all = Vec::with_capacity(Kind::ALL.len() * records.len());
     for (record, request) in records.iter().enumerate() {
-        let fact = join_target(&request.filled_prompt(), &request.target_new);
+        let fact = join_target(request.prompt(), request.target_new());
         let mut add = |kind: Kind, shown: &str| all.push(Demonstration { text: shown_with(&fact, shown), kind, record });
         add(Kind::Copy, &fact);
-        if let Some(rephrased) = request.rephrase_prompt.as_deref().filter(|prompt| !prompt.trim().is_empty()) {
-            add(Kind::Update, &join_target(rephrased, &request.target_new));
+        if let Some(rephrased) = request.rephrase_prompt() {
+            add(Kind::Update, &join_target(rephrased, request.target_new()));
         }
-        let mut others = request.locality.values().flatten();
-        if let Some(other) = others.find(|other| !other.prompt.trim().is_empty() && !other.ground_truth.trim().is_empty()) {
+        if let Some(other) = request.locality().values().flatten().next() {
             add(Kind::Retain, &join_target(&other.prompt, &other.ground_truth));
         }
     }
@@ -75,7 +74,7 @@ pub(crate) const PROMPT: &str = "Prompt: ";
 mod tests {
     use std::collections::BTreeMap;
 
-    use easyedit_core::EvaluationPrompt;
+    use easyedit_core::{EditRequest, EvaluationPrompt};
 
     use super::*;
 
@@ -88,7 +87,7 @@ mod tests {
             ..EditRequest::new("The capital of {} is", "France", "Rome")
         };
         let bare = EditRequest { rephrase_prompt: Some(" ".into()), ..EditRequest::new("Ada speaks", "Ada", " Welsh") };
-        let all = demonstrations_of(&[whole, bare]);
+        let all = demonstrations_of(&CheckedRequest::all([whole, bare]).unwrap());
         let texts: Vec<&str> = all.iter().map(|one| one.text.as_str()).collect();
         assert_eq!(
             texts,

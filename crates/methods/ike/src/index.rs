@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-use easyedit_core::{EditContext, EditRequest, Error, Matrix, Result, SentenceEncoder, WeightLayout, weight_product};
+use easyedit_core::{CheckedRequest, EditContext, EditRequest, Error, Matrix, Result, SentenceEncoder, WeightLayout, weight_product};
 
 use crate::word_vectors::WordVectors;
 use crate::{Demonstration, IkeHparams, Kind, Retrieval, Selected, demonstrations_of, index_file, nearest};
@@ -136,9 +136,9 @@ impl DemonstrationIndex {
     }
 
     /// Whether demonstration `index` is of one of the facts whose prompts these are.
-    pub(crate) fn is_about(&self, index: usize, prompts: &[String]) -> bool {
+    pub(crate) fn is_about(&self, index: usize, prompts: &[&str]) -> bool {
         let prompt = self.demonstrations.get(index).and_then(|one| self.prompts.get(one.record));
-        prompt.is_some_and(|prompt| prompts.contains(prompt))
+        prompt.is_some_and(|prompt| prompts.contains(&prompt.as_str()))
     }
 
     /// The `k` demonstrations nearest to a text, the nearest first.
@@ -184,6 +184,6 @@ fn checked(records: &[EditRequest]) -> Result<(Vec<Demonstration>, Vec<String>)>
     if records.is_empty() {
         return Err(Error::hparams("train_data: holds no records to make demonstrations of"));
     }
-    records.iter().try_for_each(EditRequest::check)?;
-    Ok((demonstrations_of(records), records.iter().map(EditRequest::filled_prompt).collect()))
+    let checked = CheckedRequest::all(records.iter().cloned())?;
+    Ok((demonstrations_of(&checked), checked.iter().map(|request| request.prompt().to_owned()).collect()))
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use easyedit_core::{
-    Edit, EditContext, EditMethod, EditRequest, EditedModel, Error, Hparams, LanguageModel, Matrix, Method, ModelSpec, Result,
+    CheckedRequest, Edit, EditContext, EditMethod, EditedModel, Error, Hparams, LanguageModel, Matrix, Method, ModelSpec, Result,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -33,12 +33,12 @@ impl Method for Ike {
 
 impl Ike {
     /// The demonstrations for some facts, the nearest first. None is of a fact that is itself edited.
-    fn demonstrations(&self, requests: &[EditRequest], facts: &[Fact], seed: u64) -> Result<Vec<Shown>> {
+    fn demonstrations(&self, requests: &[CheckedRequest], facts: &[Fact], seed: u64) -> Result<Vec<Shown>> {
         let Some(index) = &self.index else { return Ok(Vec::new()) };
         let queries: Vec<String> = facts.iter().map(|fact| format!("{}{PROMPT}{}\n\n", fact_line(&fact.text()), fact.prompt)).collect();
         let texts: Vec<&str> = queries.iter().map(String::as_str).collect();
         let similarities = nearest_fact(&index.similarities(&texts)?);
-        let prompts: Vec<String> = requests.iter().map(EditRequest::filled_prompt).collect();
+        let prompts: Vec<&str> = requests.iter().map(CheckedRequest::prompt).collect();
         let is_allowed = |one: usize| !index.is_about(one, &prompts);
         let IkeHparams { k, ratio, selection, .. } = self.hparams;
         let selected: Vec<Selected> = match selection {
@@ -104,14 +104,13 @@ impl EditMethod for Ike {
         Ok(())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
-        requests.iter().try_for_each(EditRequest::check)?;
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
         if requests.is_empty() {
             return Err(Error::Batch("there are no requests to edit".into()));
         }
         self.prepare(model, context)?;
         let facts: Vec<Fact> =
-            requests.iter().map(|request| Fact { prompt: request.filled_prompt(), target: request.target_new.clone() }).collect();
+            requests.iter().map(|request| Fact { prompt: request.prompt().to_owned(), target: request.target_new().to_owned() }).collect();
         let demonstrations = self.demonstrations(requests, &facts, context.seed)?;
         let own = Context::new(&self.hparams, demonstrations, facts);
         let overlay = own.to_overlay()?;

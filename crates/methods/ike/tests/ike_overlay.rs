@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use easyedit_core::tokens::{encode_prompt, encode_with_target};
 use easyedit_core::{
-    Edit, EditContext, EditMethod, EditRequest, EditedModel, ForwardChange, GenerationConfig, LanguageModel, Method, Overlay, Registry,
-    Silent, generate,
+    CheckedRequest, Edit, EditContext, EditMethod, EditRequest, EditedModel, ForwardChange, GenerationConfig, LanguageModel, Method,
+    Overlay, Registry, Silent, generate,
 };
 use easyedit_ike::{Ike, IkeHparams, Retrieval, Selection, demonstrations_of};
 use easyedit_models::tiny::tiny_model;
@@ -28,7 +28,7 @@ fn requests() -> [EditRequest; 2] {
 fn edit(hparams: IkeHparams, model: &dyn LanguageModel, requests: &[EditRequest]) -> easyedit_core::Result<Edit> {
     let given = Given { records: records(12), encoder: Some(Letters::default()) };
     let context = EditContext { seed: 3, progress: &Silent, corpora: &given, cache: None };
-    Ike::new(hparams).edit(model, requests, &context)
+    Ike::new(hparams).edit(model, &CheckedRequest::all(requests.iter().cloned())?, &context)
 }
 
 fn zero_shot() -> IkeHparams {
@@ -56,7 +56,7 @@ fn prompts_stand_behind_demonstrations_and_the_new_fact() {
         let texts = demonstrations(&edit);
         assert_eq!(texts.len(), 2);
         assert!(texts.iter().all(|text| !text.contains(QUESTION)), "the fact's own record is no demonstration: {texts:?}");
-        let all: Vec<String> = demonstrations_of(&records(12)).into_iter().map(|one| one.text).collect();
+        let all: Vec<String> = demonstrations_of(&CheckedRequest::all(records(12)).unwrap()).into_iter().map(|one| one.text).collect();
         assert!(texts.iter().all(|text| all.contains(text)));
         let edited = registry().apply(&[edit], model.boxed_clone()).unwrap();
         let [near, far] = &texts[..] else { panic!() };

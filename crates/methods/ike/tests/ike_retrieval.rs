@@ -6,7 +6,7 @@ mod support;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{Corpora, EditContext, EditRequest, HparamsDocument, Silent, device};
+use easyedit_core::{CheckedRequest, Corpora, EditContext, EditRequest, HparamsDocument, Silent, device};
 use easyedit_ike::{DemonstrationIndex, IkeHparams, Kind, Retrieval, Selection, by_ratio, demonstrations_of, nearest};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use support::{Given, Letters, records};
@@ -24,7 +24,7 @@ fn open(records: &[EditRequest], encoder: &Letters, cache: Option<&PathBuf>) -> 
 fn the_nearest_are_those_of_the_brute_force_search() {
     let (records, encoder) = (records(150), Letters::default());
     let index = open(&records, &encoder, None).unwrap();
-    let strings = demonstrations_of(&records);
+    let strings = demonstrations_of(&CheckedRequest::all(records.iter().cloned()).unwrap());
     assert_eq!((index.demonstrations(), index.records()), (&strings[..], 150));
     assert!(strings.len() > 300 && index.count(Kind::Copy) == 150 && index.count(Kind::Update) == 100);
     let queries = ["New Fact: Ada 8 lives in Velm\nPrompt: Ada 8 lives in\n\n", "something else altogether", strings[17].text.as_str()];
@@ -55,7 +55,7 @@ fn the_nearest_are_those_of_the_brute_force_search() {
 #[test]
 fn a_ratio_takes_one_string_of_each_of_the_nearest_records() {
     let records = records(60);
-    let strings = demonstrations_of(&records);
+    let strings = demonstrations_of(&CheckedRequest::all(records.iter().cloned()).unwrap());
     let similarities: Vec<f32> =
         strings.iter().map(|one| 1.0 - one.record as f32 / 100.0 - if one.kind == Kind::Copy { 0.0 } else { 0.3 }).collect();
     let select = |k, seed: u8| by_ratio(&strings, &similarities, k, [1, 3, 4], [seed; 32], |_| true);
@@ -72,7 +72,7 @@ fn a_ratio_takes_one_string_of_each_of_the_nearest_records() {
     assert!(all.len() <= 60 && all.iter().map(|one| strings[one.index].record).collect::<HashSet<_>>().len() == all.len());
     // Records that have no locality prompt give no retain string.
     let bare: Vec<EditRequest> = records.iter().map(|one| EditRequest { locality: Default::default(), ..one.clone() }).collect();
-    let strings = demonstrations_of(&bare);
+    let strings = demonstrations_of(&CheckedRequest::all(bare.iter().cloned()).unwrap());
     let chosen = by_ratio(&strings, &vec![0.5; strings.len()], 8, [1, 3, 4], [1; 32], |_| true);
     assert_eq!(chosen.len(), 4);
     let none = by_ratio(&strings, &vec![0.5; strings.len()], 8, [0, 0, 1], [1; 32], |_| true);

@@ -1,7 +1,7 @@
 //! The answer that neurons are looked for: the ground truth, or what the model says itself.
 
 use easyedit_core::tokens::{TargetTokens, encode_prompt, encode_with_target, opening};
-use easyedit_core::{EditRequest, GenerationConfig, LanguageModel, Result, generate};
+use easyedit_core::{CheckedRequest, GenerationConfig, LanguageModel, Result, generate};
 
 /// What EasyEdit writes where no ground truth is known.
 const NO_ANSWER: &str = "<|endoftext|>";
@@ -23,17 +23,17 @@ impl Answer {
     /// # Errors
     ///
     /// If a prompt or an answer has no tokens, or the model says nothing.
-    pub(crate) fn of(model: &dyn LanguageModel, request: &EditRequest, rephrased: bool) -> Result<Self> {
+    pub(crate) fn of(model: &dyn LanguageModel, request: &CheckedRequest, rephrased: bool) -> Result<Self> {
         let named = |error: easyedit_core::Error| request.error(error.to_string());
-        let mut prompts = vec![request.filled_prompt()];
-        prompts.extend(request.rephrase_prompt.clone().filter(|_| rephrased));
-        if let Some(text) = request.ground_truth.as_deref().map(str::trim).filter(|text| !text.is_empty() && *text != NO_ANSWER) {
+        let mut prompts = vec![request.prompt().to_owned()];
+        prompts.extend(request.rephrase_prompt().filter(|_| rephrased).map(str::to_owned));
+        if let Some(text) = request.ground_truth().map(str::trim).filter(|text| *text != NO_ANSWER) {
             let prompts = prompts.iter().map(|prompt| encode_with_target(model, prompt, text));
             let prompts = prompts.collect::<Result<_>>().map_err(named)?;
             return Ok(Self { text: text.to_owned(), is_models: false, prompts });
         }
-        let new = encode_with_target(model, &request.filled_prompt(), &request.target_new).map_err(named)?;
-        let prompt = encode_prompt(model, &request.filled_prompt()).map_err(named)?;
+        let new = encode_with_target(model, request.prompt(), request.target_new()).map_err(named)?;
+        let prompt = encode_prompt(model, request.prompt()).map_err(named)?;
         let said = generate(model, &[prompt], &GenerationConfig::greedy(new.target().len()))?.pop().map(|said| said.ids);
         let mut said = said.unwrap_or_default();
         if said.last().is_some_and(|last| model.tokenizer().eos().contains(last)) {
@@ -45,7 +45,7 @@ impl Answer {
         let text = model.tokenizer().decode(&said)?.trim().to_owned();
         tracing::warn!(
             "request {}: there is no ground_truth; neurons are looked for that express the model's own answer {text:?}",
-            request.case_id
+            request.case_id()
         );
         let prompts = prompts.iter().map(|prompt| {
             let (source, mut ids) = opening(model.spec(), encode_prompt(model, prompt)?);
@@ -62,7 +62,7 @@ impl Answer {
 /// # Errors
 ///
 /// If a prompt or the answer has no tokens.
-pub(crate) fn new_answers(model: &dyn LanguageModel, request: &EditRequest, templates: &[String]) -> Result<Vec<TargetTokens>> {
-    let prompt = request.filled_prompt();
-    templates.iter().map(|template| encode_with_target(model, &template.replacen("{}", &prompt, 1), &request.target_new)).collect()
+pub(crate) fn new_answers(model: &dyn LanguageModel, request: &CheckedRequest, templates: &[String]) -> Result<Vec<TargetTokens>> {
+    let rows = templates.iter().map(|template| template.replacen("{}", request.prompt(), 1));
+    rows.map(|prompt| encode_with_target(model, &prompt, request.target_new())).collect()
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use easyedit_core::tokens::TargetTokens;
 use easyedit_core::{
-    Capture, EditRequest, Error, Fingerprint, LanguageModel, Module, ParamName, Result, Site, TensorDelta, TokenBatch, WeightDelta,
-    WeightLayout, tensor_values,
+    Capture, CheckedRequest, Error, LanguageModel, Module, ParamName, Result, Site, TensorDelta, TokenBatch, WeightDelta, WeightLayout,
+    tensor_values,
 };
 
 use crate::hparams::KnHparams;
@@ -27,7 +27,7 @@ use crate::neurons::Neuron;
 /// Dai et al. 2022, section 5.2, whose update has no sign: in BERT's MLPs (GELU) a neuron that counts is above 0.
 pub(crate) fn changes_of_columns(
     model: &dyn LanguageModel,
-    request: &EditRequest,
+    request: &CheckedRequest,
     neurons: &[Neuron],
     [old, new]: [&TargetTokens; 2],
     hparams: &KnHparams,
@@ -40,7 +40,7 @@ pub(crate) fn changes_of_columns(
 }
 
 /// The direction of one answer for each neuron; 0 for a neuron that does not act at any of the answer's tokens.
-fn directions(model: &dyn LanguageModel, request: &EditRequest, neurons: &[Neuron], answer: &TargetTokens) -> Result<Vec<Vec<f64>>> {
+fn directions(model: &dyn LanguageModel, request: &CheckedRequest, neurons: &[Neuron], answer: &TargetTokens) -> Result<Vec<Vec<f64>>> {
     let head = model.weight(&ParamName::weight_of(&model.spec().modules.lm_head, 0))?;
     let rows: Vec<usize> = answer.target().iter().map(|id| *id as usize).collect();
     if let Some(id) = rows.iter().find(|id| **id >= head.dims()[0]) {
@@ -132,7 +132,8 @@ impl Changes {
         let deltas = self.layers.into_iter().map(|(layer, places)| {
             let name = model.spec().mlp_out_weight(layer);
             let weight = model.weight(&name)?;
-            Ok((name, TensorDelta { delta: sparse(weight.dims(), places), base: Fingerprint::of(&weight)? }))
+            let base = model.fingerprint(&name)?;
+            Ok((name, TensorDelta::new(sparse(weight.dims(), places), base)))
         });
         deltas.collect()
     }

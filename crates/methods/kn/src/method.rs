@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{Edit, EditContext, EditMethod, EditRequest, EditedModel, Error, Hparams, LanguageModel, Method, ModelSpec, Result};
+use easyedit_core::{CheckedRequest, Edit, EditContext, EditMethod, EditedModel, Error, Hparams, LanguageModel, Method, ModelSpec, Result};
 use easyedit_kernels::{TemplateConfig, context_templates};
 use serde_json::{Value, json};
 
@@ -35,8 +35,12 @@ impl Method for Kn {
 
 impl Kn {
     /// The neurons that express the old answer of `request`, and what there is to tell about them.
-    fn neurons(&self, model: &dyn LanguageModel, request: &EditRequest, context: &EditContext<'_>) -> Result<(Answer, Vec<Neuron>, Value)> {
-        request.check()?;
+    fn neurons(
+        &self,
+        model: &dyn LanguageModel,
+        request: &CheckedRequest,
+        context: &EditContext<'_>,
+    ) -> Result<(Answer, Vec<Neuron>, Value)> {
         let answer = Answer::of(model, request, self.hparams.refine)?;
         let mut sets = Vec::with_capacity(answer.prompts.len());
         let mut probabilities = Vec::with_capacity(answer.prompts.len());
@@ -59,7 +63,7 @@ impl Kn {
             )));
         }
         let told = json!({
-            "case_id": request.case_id,
+            "case_id": request.case_id(),
             "answer": answer.text,
             "answer_from": if answer.is_models { "the model" } else { "ground_truth" },
             "probabilities": probabilities,
@@ -73,7 +77,7 @@ impl Kn {
     fn change(
         &self,
         model: &dyn LanguageModel,
-        request: &EditRequest,
+        request: &CheckedRequest,
         (answer, neurons): (&Answer, &[Neuron]),
         changes: &mut Changes,
     ) -> Result<Found> {
@@ -93,8 +97,8 @@ impl Kn {
             tracing::warn!(
                 "request {}: no factor of lambda_1 and lambda_2 that was tried makes the model say {:?}; the best is {:.4}, with which {:.0} % of its \
                  tokens are predicted; raise max_neurons or lower adaptive_threshold",
-                request.case_id,
-                request.target_new,
+                request.case_id(),
+                request.target_new(),
                 found.factor,
                 100.0 * found.reached.predicted
             );
@@ -104,7 +108,7 @@ impl Kn {
     }
 
     /// Tells of each request of several how its answer is said with the changes of all of them, as later ones can undo earlier ones.
-    fn tell_together(&self, model: &dyn LanguageModel, requests: &[EditRequest], changes: &Changes, told: &mut [Value]) -> Result<()> {
+    fn tell_together(&self, model: &dyn LanguageModel, requests: &[CheckedRequest], changes: &Changes, told: &mut [Value]) -> Result<()> {
         let changed = changes.applied(model)?;
         let mut lost = 0;
         for (request, told) in requests.iter().zip(told) {
@@ -121,13 +125,13 @@ impl Kn {
         Ok(())
     }
 
-    fn warn(&self, requests: &[EditRequest]) {
+    fn warn(&self, requests: &[CheckedRequest]) {
         if self.hparams.steps == 1 {
             tracing::warn!(
                 "steps is 1: each attribution is one derivative, taken at the whole activation (EasyEdit takes it at 0); the paper's are 20"
             );
         }
-        if self.hparams.refine && requests.iter().any(|request| request.rephrase_prompt.is_none()) {
+        if self.hparams.refine && requests.iter().any(|request| request.rephrase_prompt().is_none()) {
             tracing::warn!("refine compares the neurons of several prompts, and a request without rephrase_prompt has one");
         }
     }
@@ -157,7 +161,7 @@ impl EditMethod for Kn {
         Ok(())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
         self.prepare(model, context)?;
         self.warn(requests);
         let mut all_told = Vec::with_capacity(requests.len());

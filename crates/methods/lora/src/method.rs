@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use easyedit_core::{
-    Edit, EditContext, EditMethod, EditRequest, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, ParamName, Result, TensorDelta,
+    CheckedRequest, Edit, EditContext, EditMethod, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, ParamName, Result, TensorDelta,
     WeightDelta, WeightLayout,
 };
 use easyedit_kernels::{TargetLoss, TrainingRow};
@@ -46,7 +46,7 @@ impl Lora {
     fn carried(&self, model: &dyn LanguageModel) -> Result<Option<Vec<Adapter>>> {
         let Some(last) = self.last.as_ref().filter(|_| self.hparams.sequential == Sequential::Continue) else { return Ok(None) };
         for (name, fingerprint) in &last.weights {
-            if Fingerprint::of(&model.weight(name)?)? != *fingerprint {
+            if model.fingerprint(name)? != *fingerprint {
                 return Ok(None);
             }
         }
@@ -76,8 +76,8 @@ impl Lora {
             deltas.insert(adapter.name.clone(), joined);
         }
         let based = |(name, delta): (ParamName, WeightDelta)| -> Result<(ParamName, TensorDelta)> {
-            let base = Fingerprint::of(&model.weight(&name)?)?;
-            Ok((name, TensorDelta { delta, base }))
+            let base = model.fingerprint(&name)?;
+            Ok((name, TensorDelta::new(delta, base)))
         };
         deltas.into_iter().map(based).collect()
     }
@@ -86,7 +86,7 @@ impl Lora {
     fn remember(&mut self, model: &dyn LanguageModel, edit: &Edit, adapters: Vec<Adapter>) -> Result<()> {
         let mut edited = model.boxed_clone();
         let _applied = edit.apply(edited.as_mut())?;
-        let weight = |adapter: &Adapter| Ok((adapter.name.clone(), Fingerprint::of(&edited.weight(&adapter.name)?)?));
+        let weight = |adapter: &Adapter| Ok((adapter.name.clone(), edited.fingerprint(&adapter.name)?));
         let weights = adapters.iter().map(weight).collect::<Result<_>>()?;
         self.last = Some(LastAdapter { adapters, weights });
         Ok(())
@@ -111,7 +111,7 @@ impl EditMethod for Lora {
         target_weights(model, &self.hparams.target_modules, &self.hparams.layers).map(|_| ())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
         self.hparams.check_model(model.spec())?;
         let mut rng = ChaCha8Rng::seed_from_u64(context.seed);
         let carried = self.carried(model)?;
@@ -121,7 +121,7 @@ impl EditMethod for Lora {
             None => (Vec::new(), self.fresh(model, &mut rng)?),
         };
         let names: Vec<ParamName> = adapters.iter().map(|adapter| adapter.name.clone()).collect();
-        let row = |request: &EditRequest| Ok(TrainingRow::teacher_forced(&TrainingRow::tokens_of(model, request, true)?));
+        let row = |request: &CheckedRequest| Ok(TrainingRow::teacher_forced(&TrainingRow::tokens_of(model, request, true)?));
         let rows = requests.iter().map(row).collect::<Result<Vec<TrainingRow>>>()?;
         let parts = TargetLoss::in_parts(model, &rows, self.hparams.batch_size, &names)?;
         let training = Training::new(model, adapters, parts.len(), &self.hparams, rng)?;

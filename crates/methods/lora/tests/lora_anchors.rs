@@ -4,7 +4,7 @@
 #[path = "../../memit/tests/support/mod.rs"]
 mod support;
 
-use easyedit_core::{EditContext, EditMethod, EditRequest, LanguageModel, Method, WeightDelta};
+use easyedit_core::{CheckedRequest, EditContext, EditMethod, LanguageModel, Method, WeightDelta};
 use easyedit_kernels::{TargetLoss, TrainingRow};
 use easyedit_lora::{Lora, LoraHparams, LoraType, Sequential};
 use easyedit_models::tiny::tiny_model;
@@ -14,7 +14,7 @@ fn hparams(model: &dyn LanguageModel, lora_type: LoraType) -> LoraHparams {
     LoraHparams { lora_type, rank: 4, num_steps: 60, lr: 2e-2, early_stop_loss: None, ..LoraHparams::for_spec(model.spec()) }
 }
 
-fn loss(model: &dyn LanguageModel, requests: &[EditRequest]) -> f64 {
+fn loss(model: &dyn LanguageModel, requests: &[CheckedRequest]) -> f64 {
     let row = |request| TrainingRow::teacher_forced(&TrainingRow::tokens_of(model, request, true).unwrap());
     let rows: Vec<TrainingRow> = requests.iter().map(row).collect();
     TargetLoss::new(model, &rows, &[]).unwrap().forward(model).unwrap().loss

@@ -42,7 +42,7 @@ fn with_all_weight_on_what_is_kept_nothing_changes() {
 #[test]
 fn the_share_that_each_layer_writes_is_told() {
     let model = tiny_model("llama", 22).unwrap();
-    let made = |weight: Option<f64>, target_share: f64, requests: &[easyedit_core::EditRequest]| {
+    let made = |weight: Option<f64>, target_share: f64, requests: &[easyedit_core::CheckedRequest]| {
         let hparams = MemitHparams { mom2_update_weight: weight, target_share, ..hparams(model.as_ref(), vec![0, 1], 1.0) };
         edit(&mut Memit::new(hparams), model.as_ref(), requests).0
     };
@@ -83,7 +83,7 @@ fn values_of_a_batch_come_from_the_cache_and_are_the_same() {
     let cache = folder.path().to_owned();
     let context = EditContext { cache: Some(&cache), ..CONTEXT };
     let model = tiny_model("llama", 24).unwrap();
-    let made = |requests: &[easyedit_core::EditRequest]| {
+    let made = |requests: &[easyedit_core::CheckedRequest]| {
         Memit::new(hparams(model.as_ref(), vec![0, 1], 10.0)).edit(model.as_ref(), requests, &context).unwrap()
     };
     let files = || std::fs::read_dir(cache.join("values")).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();

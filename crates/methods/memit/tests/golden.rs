@@ -6,7 +6,7 @@ mod fixtures;
 
 use std::path::Path;
 
-use easyedit_core::{EditContext, EditMethod, EditRequest, HparamsDocument, Method, Silent, device, tensor_values};
+use easyedit_core::{CheckedRequest, EditContext, EditMethod, EditRequest, HparamsDocument, Method, Silent, device, tensor_values};
 use easyedit_kernels::Cholesky;
 use easyedit_memit::Memit;
 use easyedit_models::Checkpoint;
@@ -25,11 +25,12 @@ fn agrees(arch: &str) {
     let model = Checkpoint::open(&folder).unwrap().load(&device::select("cpu").unwrap()).unwrap();
     let file = edits.join(format!("memit_{arch}.safetensors"));
     let info: Value = serde_json::from_slice(&std::fs::read(file.with_extension("json")).unwrap()).unwrap();
-    let requests: Vec<EditRequest> = info["requests"]
+    let requests: Vec<CheckedRequest> = info["requests"]
         .as_array()
         .unwrap()
         .iter()
         .map(|r| EditRequest::new(r["prompt"].as_str().unwrap(), r["subject"].as_str().unwrap(), r["target_new"].as_str().unwrap()))
+        .map(|request| CheckedRequest::new(request).unwrap())
         .collect();
     assert_eq!(requests.len(), 2);
     let groups: Vec<Vec<String>> = serde_json::from_value(info["context_templates"].clone()).unwrap();

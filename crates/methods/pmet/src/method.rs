@@ -1,4 +1,4 @@
-use easyedit_core::{Edit, EditContext, EditMethod, EditRequest, Hparams, LanguageModel, Method, ModelSpec, Result};
+use easyedit_core::{CheckedRequest, Edit, EditContext, EditMethod, Hparams, LanguageModel, Method, ModelSpec, Result};
 use easyedit_kernels::{KeyWeight, MassEdit, OncePredicted, Preparation, ResidualShare, ValueConfig, ValueSite};
 use serde_json::Value;
 
@@ -44,7 +44,7 @@ impl EditMethod for Pmet {
         self.preparation.prepare(model, &self.hparams.settings(), true, context)
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
         self.prepare(model, context)?;
         let settings = self.hparams.settings();
         let values = ValueConfig {

@@ -2,8 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use easyedit_core::{
-    Edit, EditContext, EditMethod, EditRequest, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, ParamName, Result, TensorDelta,
-    WeightDelta,
+    CheckedRequest, Edit, EditContext, EditMethod, Hparams, LanguageModel, Method, ModelSpec, ParamName, Result, TensorDelta, WeightDelta,
 };
 use easyedit_kernels::{
     Cholesky, Contexts, FactActivations, OptimizedValue, Preparation, ValueSite, half_bare_row, mean_row, optimize_values,
@@ -54,7 +53,7 @@ impl Rome {
     fn edit_layer(
         &self,
         model: &dyn LanguageModel,
-        request: &EditRequest,
+        request: &CheckedRequest,
         layer: usize,
         context: &EditContext<'_>,
     ) -> Result<(WeightDelta, Value)> {
@@ -64,7 +63,7 @@ impl Rome {
         if contexts.occurrences > 1 {
             tracing::warn!(
                 "request {}: the subject occurs {} times in the prompt; the last occurrence is used",
-                request.case_id,
+                request.case_id(),
                 contexts.occurrences
             );
         }
@@ -80,13 +79,13 @@ impl Rome {
         // Times go to the log, not into the edit: the same seed gives the same file.
         tracing::info!(
             "request {}, layer {layer}: value {value_done:.2} s in {} passes, insertion {:.3} s",
-            request.case_id,
+            request.case_id(),
             optimized.losses.len(),
             started.elapsed().as_secs_f64() - value_done
         );
         let [initial_norm, delta_norm] = optimized.norms();
         let diagnostics = json!({
-            "case_id": request.case_id,
+            "case_id": request.case_id(),
             "layer": layer,
             "fact_token": contexts.fact_token,
             "subject_occurrences": contexts.occurrences,
@@ -137,24 +136,26 @@ impl EditMethod for Rome {
         self.preparation.prepare(model, &self.hparams.settings(), self.hparams.mom2_adjustment, context)
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
         self.prepare(model, context)?;
         let mut working = model.boxed_clone();
         let mut deltas: BTreeMap<ParamName, TensorDelta> = BTreeMap::new();
         let mut diagnostics = Vec::new();
-        for request in requests {
-            for layer in &self.hparams.layers {
-                let (delta, told) = self.edit_layer(working.as_ref(), request, *layer, context)?;
-                diagnostics.push(told);
-                let name = model.spec().mlp_out_weight(*layer);
+        let mut steps = requests.iter().flat_map(|request| self.hparams.layers.iter().map(move |layer| (request, *layer))).peekable();
+        while let Some((request, layer)) = steps.next() {
+            let (delta, told) = self.edit_layer(working.as_ref(), request, layer, context)?;
+            diagnostics.push(told);
+            let name = model.spec().mlp_out_weight(layer);
+            // Nothing reads the model behind the last step.
+            if steps.peek().is_some() {
                 let weight = working.weight(&name)?;
                 working.set_weight(&name, weight + delta.to_tensor(&model.device()))?;
-                let joined = match deltas.remove(&name) {
-                    Some(earlier) => TensorDelta { delta: earlier.delta.then(&delta, &name)?, base: earlier.base },
-                    None => TensorDelta { delta, base: Fingerprint::of(&model.weight(&name)?)? },
-                };
-                deltas.insert(name, joined);
             }
+            let joined = match deltas.remove(&name) {
+                Some(earlier) => TensorDelta::new(earlier.delta.then(&delta, &name)?, earlier.base),
+                None => TensorDelta::new(delta, model.fingerprint(&name)?),
+            };
+            deltas.insert(name, joined);
         }
         Ok(Edit::of(self, model, requests, context.seed, Value::Array(diagnostics), deltas))
     }

@@ -1,10 +1,10 @@
 //! What must hold for ROME on any model, checked on small random ones.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
-use easyedit_core::tokens::{FactToken, SubjectPrompt};
+use easyedit_core::tokens::FactToken;
 use easyedit_core::{
-    Capture, Corpora, Edit, EditContext, EditMethod, EditRequest, Error, HparamsDocument, LanguageModel, Matrix, Method, Module, Pass,
-    Result, Silent, Site, TokenBatch, WeightDelta, tensor_values,
+    Capture, CheckedRequest, Corpora, Edit, EditContext, EditMethod, EditRequest, Error, HparamsDocument, LanguageModel, Matrix, Method,
+    Module, Pass, Result, Silent, Site, TokenBatch, WeightDelta, tensor_values,
 };
 use easyedit_kernels::Cholesky;
 use easyedit_models::tiny::tiny_model;
@@ -38,12 +38,12 @@ fn request() -> EditRequest {
 }
 
 fn edit(model: &dyn LanguageModel, hparams: RomeHparams) -> Edit {
-    Rome::new(hparams).edit(model, &[request()], &CONTEXT).unwrap()
+    Rome::new(hparams).edit(model, &CheckedRequest::all([request()]).unwrap(), &CONTEXT).unwrap()
 }
 
 /// Key and output at the fact token of the bare prompt, and the value the edit aimed at (without its norm's direction).
 fn at_fact(model: &dyn LanguageModel, layer: usize) -> (Vec<f32>, Vec<f32>) {
-    let prompt = SubjectPrompt::of(&request()).unwrap().encode(model.tokenizer(), FactToken::SubjectLast).unwrap();
+    let prompt = CheckedRequest::new(request()).unwrap().subject().unwrap().encode(model.tokenizer(), FactToken::SubjectLast).unwrap();
     let sites = [Module::MlpKey, Module::MlpOutput].map(|module| Site::new(layer, module));
     let mut capture = Capture::new(sites);
     let mut pass = Pass::new(TokenBatch::new(&[prompt.ids]).unwrap(), &model.device());
@@ -104,7 +104,7 @@ fn a_second_moment_of_one_is_no_adjustment() {
     let identity = Cholesky::new(model.spec().d_mlp, |r, c| f64::from(u8::from(r == c)), "the identity").unwrap();
     let adjusted = RomeHparams { mom2_adjustment: true, ..hparams(model.as_ref()) };
     let mut method = Rome::new(adjusted).with_moments(layer, identity);
-    let adjusted = method.edit(model.as_ref(), &[request()], &CONTEXT).unwrap();
+    let adjusted = method.edit(model.as_ref(), &CheckedRequest::all([request()]).unwrap(), &CONTEXT).unwrap();
     for (a, b) in plain.deltas.values().zip(adjusted.deltas.values()) {
         let (a, b) =
             (tensor_values(&a.delta.to_tensor(&model.device())).unwrap(), tensor_values(&b.delta.to_tensor(&model.device())).unwrap());
@@ -128,12 +128,12 @@ fn several_requests_and_layers_join_into_one_edit() {
     let second = EditRequest { case_id: 1, ..EditRequest::new("The capital of Japan is", "Japan", "Seoul") };
     let two_layers = RomeHparams { layers: vec![0, 1], ..hparams(model.as_ref()) };
     let mut method = Rome::new(two_layers);
-    let both = method.edit(model.as_ref(), &[request(), second.clone()], &CONTEXT).unwrap();
+    let both = method.edit(model.as_ref(), &CheckedRequest::all([request(), second.clone()]).unwrap(), &CONTEXT).unwrap();
     assert_eq!(both.deltas.values().map(|d| d.delta.rank()).collect::<Vec<_>>(), [Some(2), Some(2)]);
     // One after the other by hand gives the same weights.
     let mut by_hand = model.boxed_clone();
     for request in [request(), second] {
-        let edit = method.edit(by_hand.as_ref(), &[request], &CONTEXT).unwrap();
+        let edit = method.edit(by_hand.as_ref(), &[CheckedRequest::new(request).unwrap()], &CONTEXT).unwrap();
         let _applied = edit.apply(by_hand.as_mut()).unwrap();
     }
     let mut at_once = model.boxed_clone();
@@ -160,14 +160,12 @@ fn what_cannot_be_edited_is_an_error_that_names_it() {
     let model = tiny_model("llama", 17).unwrap();
     let spec = model.spec();
     let check = |hparams: RomeHparams, request: EditRequest, part: &str| {
-        let message = Rome::new(hparams).edit(model.as_ref(), &[request], &CONTEXT).unwrap_err().to_string();
+        let message = Rome::new(hparams).edit(model.as_ref(), &[CheckedRequest::new(request).unwrap()], &CONTEXT).unwrap_err().to_string();
         assert!(message.contains(part), "{message:?} does not say {part:?}");
     };
     let good = || RomeHparams { mom2_adjustment: false, ..RomeHparams::for_spec(spec) };
     check(RomeHparams { layers: vec![99], ..good() }, request(), "layer 99");
     check(RomeHparams { rewrite_module_tmp: "transformer.h.{}.mlp.c_proj".into(), ..good() }, request(), "rewrite_module_tmp");
-    check(good(), EditRequest::new("The capital of France is", "Spain", "Rome"), "does not occur");
-    check(good(), EditRequest::new("The capital of France is", "France", "  "), "target_new is empty");
     check(good(), EditRequest { subject: None, ..request() }, "no subject");
     let no_text = RomeHparams { mom2_adjustment: true, mom2_dataset: "none".into(), ..good() };
     check(no_text, request(), "no such text");
@@ -200,7 +198,7 @@ fn hyperparameters_are_checked() {
 fn a_subject_that_occurs_twice_is_edited_where_it_occurs_last() {
     let model = tiny_model("gpt2", 19).unwrap();
     let twice = EditRequest::new("In France, the capital of France is", "France", "Rome");
-    let edit = Rome::new(hparams(model.as_ref())).edit(model.as_ref(), &[twice], &CONTEXT).unwrap();
+    let edit = Rome::new(hparams(model.as_ref())).edit(model.as_ref(), &[CheckedRequest::new(twice).unwrap()], &CONTEXT).unwrap();
     assert_eq!(edit.diagnostics[0]["subject_occurrences"], 2);
     assert!(matches!(edit.deltas.values().next().unwrap().delta, WeightDelta::LowRank { .. }));
 }

@@ -9,8 +9,8 @@ mod fixtures;
 use std::path::Path;
 
 use easyedit_core::{
-    Edit, EditContext, EditMethod, EditRequest, HparamsDocument, LanguageModel, Matrix, Method, Pass, Silent, TokenBatch, WeightDelta,
-    device, tensor_values,
+    CheckedRequest, Edit, EditContext, EditMethod, EditRequest, HparamsDocument, LanguageModel, Matrix, Method, Pass, Silent, TokenBatch,
+    WeightDelta, device, tensor_values,
 };
 use easyedit_kernels::{Cholesky, MomentConfig, SecondMoments};
 use easyedit_models::Checkpoint;
@@ -98,7 +98,7 @@ fn factors(edit: &Edit) -> (&Matrix, &Matrix) {
 
 fn run(method: &mut Rome, model: &dyn LanguageModel, request: EditRequest) -> Edit {
     let context = EditContext { seed: 0, progress: &Silent, corpora: &NoCorpora, cache: None };
-    method.edit(model, &[request], &context).unwrap()
+    method.edit(model, &[CheckedRequest::new(request).unwrap()], &context).unwrap()
 }
 
 fn tiny(arch: &str, name: &str, with_moments: bool) {

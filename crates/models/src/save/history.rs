@@ -124,6 +124,17 @@ impl Record {
     }
 }
 
+/// The first of `edits` that the checkpoint holds already, as its record tells; `None` if it has no record.
+///
+/// # Errors
+///
+/// If the record cannot be read.
+pub fn first_applied<'e>(checkpoint: &Checkpoint, edits: &'e [Edit]) -> Result<Option<&'e Edit>> {
+    let Some(record) = Record::read(checkpoint)? else { return Ok(None) };
+    let held = record.edits();
+    Ok(edits.iter().filter(|edit| !edit.deltas.is_empty()).find(|edit| held.iter().any(|held| held.is(&EditRecord::of(edit)))))
+}
+
 /// Removes `gone` from `edits`, each once; whether all were there.
 pub(super) fn remove(edits: &mut Vec<&EditRecord>, gone: &[EditRecord]) -> bool {
     let mut all = true;

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::{Checkpoint, Result};
 
+pub use history::first_applied;
 pub use output::{check_output, check_output_folder};
 pub use provenance::PROVENANCE_FILE;
 pub use revert::{Restored, Reverted, Way, revert, save_reverted_into};

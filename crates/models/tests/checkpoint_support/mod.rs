@@ -97,7 +97,7 @@ pub(crate) fn edit(name: &str, rows: usize, cols: usize) -> Edit {
         seed: 42,
         requests: vec![request],
         diagnostics: json!({}),
-        deltas: BTreeMap::from([(ParamName::from(name), TensorDelta { delta, base: fingerprint_values([rows, cols], &[]) })]),
+        deltas: BTreeMap::from([(ParamName::from(name), TensorDelta::new(delta, fingerprint_values([rows, cols], &[])))]),
         overlay: None,
     }
 }

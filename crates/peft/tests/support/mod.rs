@@ -18,7 +18,7 @@ pub(crate) fn low_rank(model: &dyn LanguageModel, name: &str, rank: usize, seed:
     let weight = model.weight(&name).unwrap();
     let [rows, cols] = weight.dims();
     let delta = WeightDelta::LowRank { left: noise(rows, rank, seed), right: noise(rank, cols, seed + 1) };
-    (name, TensorDelta { delta, base: Fingerprint::of(&weight).unwrap() })
+    (name, TensorDelta::new(delta, Fingerprint::of(&weight).unwrap()))
 }
 
 pub(crate) fn edit_of(model: &dyn LanguageModel, deltas: impl IntoIterator<Item = (ParamName, TensorDelta)>) -> Edit {

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use easyedit_core::{
-    Edit, EditContext, EditMethod, EditRequest, Error, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, Result, TensorDelta,
+    CheckedRequest, Edit, EditContext, EditMethod, Error, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, Result, TensorDelta,
 };
 use easyedit_kernels::{Contexts, optimize_values};
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ impl EditMethod for NewMethod {
         self.hparams.layers.iter().try_for_each(|layer| model.spec().check_layer(*layer))
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
         self.prepare(model, context)?;
         let ([request], [layer]) = (requests, self.hparams.layers.as_slice()) else {
             let message = "edits one fact at a time; use the mode independent or sequential".to_owned();
@@ -62,8 +62,8 @@ impl EditMethod for NewMethod {
         let base = Fingerprint::of(&model.weight(&name)?)?;
         let [value_norm, delta_norm] = value.norms();
         let told = json!([{
-            "case_id": request.case_id, "layer": layer, "losses": value.losses, "value_norm": value_norm, "delta_norm": delta_norm,
+            "case_id": request.case_id(), "layer": layer, "losses": value.losses, "value_norm": value_norm, "delta_norm": delta_norm,
         }]);
-        Ok(Edit::of(self, model, requests, context.seed, told, BTreeMap::from([(name, TensorDelta { delta, base })])))
+        Ok(Edit::of(self, model, requests, context.seed, told, BTreeMap::from([(name, TensorDelta::new(delta, base))])))
     }
 }

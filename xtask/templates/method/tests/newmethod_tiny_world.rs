@@ -3,7 +3,8 @@
 
 use easyedit_core::tokens::encode_with_target;
 use easyedit_core::{
-    Corpora, EditContext, EditMethod, EditRequest, Fingerprint, HparamsDocument, LanguageModel, Method, Result, Silent, TokenBatch,
+    CheckedRequest, Corpora, EditContext, EditMethod, EditRequest, Fingerprint, HparamsDocument, LanguageModel, Method, Result, Silent,
+    TokenBatch,
 };
 use easyedit_newmethod::NewMethod;
 
@@ -39,7 +40,7 @@ fn facts_become_true_and_are_taken_back() {
     let model = easyedit_tiny_world::model("gpt2").unwrap();
     for request in &easyedit_tiny_world::requests()[..5] {
         assert!(!says(&*model, request), "{} is followed by {} already", request.prompt, request.target_new);
-        let edit = method().edit(&*model, std::slice::from_ref(request), &CONTEXT).unwrap();
+        let edit = method().edit(&*model, &[CheckedRequest::new(request.clone()).unwrap()], &CONTEXT).unwrap();
         assert!(edit.deltas.values().all(|change| change.delta.rank() == Some(1)));
         let mut edited = model.boxed_clone();
         let applied = edit.apply(&mut *edited).unwrap();
@@ -55,7 +56,7 @@ fn facts_become_true_and_are_taken_back() {
 fn the_same_request_gives_the_same_edit_and_bad_ones_are_errors() {
     let model = easyedit_tiny_world::model("gpt2").unwrap();
     let requests = easyedit_tiny_world::requests();
-    let edit = |requests: &[EditRequest]| method().edit(&*model, requests, &CONTEXT);
+    let edit = |requests: &[EditRequest]| method().edit(&*model, &CheckedRequest::all(requests.iter().cloned()).unwrap(), &CONTEXT);
     assert_eq!(edit(&requests[..1]).unwrap(), edit(&requests[..1]).unwrap());
     assert!(edit(&requests[..2]).unwrap_err().to_string().contains("one fact at a time"));
     let nameless = EditRequest { subject: None, case_id: 7, ..requests[0].clone() };

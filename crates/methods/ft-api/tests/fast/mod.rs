@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use easyedit_core::EditRequest;
+use easyedit_core::{CheckedRequest, EditRequest};
 use easyedit_ft_api::{FtApi, FtApiHparams, Result};
 
 use crate::support::{KEY, Server};
@@ -38,8 +38,7 @@ pub fn with_variables(hparams: FtApiHparams, more: &[(&str, &str)]) -> Result<Ft
 }
 
 /// `n` facts.
-pub fn requests(n: usize) -> Vec<EditRequest> {
-    (0..n)
-        .map(|i| EditRequest { case_id: i, ..EditRequest::new(format!("City {i} lies in"), format!("City {i}"), format!("Land {i}")) })
-        .collect()
+pub fn requests(n: usize) -> Vec<CheckedRequest> {
+    let request = |i| EditRequest { case_id: i, ..EditRequest::new(format!("City {i} lies in"), format!("City {i}"), format!("Land {i}")) };
+    CheckedRequest::all((0..n).map(request)).unwrap()
 }

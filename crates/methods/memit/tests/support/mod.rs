@@ -1,10 +1,10 @@
 //! Small random models, and what their layers do at a fact: shared by the tests of the methods that edit many facts.
 #![allow(dead_code, reason = "each test uses a part")]
 
-use easyedit_core::tokens::{FactToken, SubjectPrompt};
+use easyedit_core::tokens::FactToken;
 use easyedit_core::{
-    Capture, Corpora, Edit, EditContext, EditMethod, EditRequest, LanguageModel, Module, Pass, Result, Silent, Site, TokenBatch,
-    tensor_values,
+    Capture, CheckedRequest, Corpora, Edit, EditContext, EditMethod, EditRequest, LanguageModel, Module, Pass, Result, Silent, Site,
+    TokenBatch, tensor_values,
 };
 
 pub(crate) struct SmallText;
@@ -17,17 +17,18 @@ impl Corpora for SmallText {
 
 pub(crate) const CONTEXT: EditContext<'static> = EditContext { seed: 5, progress: &Silent, corpora: &SmallText, cache: None };
 
-pub(crate) fn request(case_id: usize, subject: &str, target: &str) -> EditRequest {
-    EditRequest { case_id, ..EditRequest::new(format!("The capital of {subject} is"), subject, target) }
+pub(crate) fn request(case_id: usize, subject: &str, target: &str) -> CheckedRequest {
+    let request = EditRequest { case_id, ..EditRequest::new(format!("The capital of {subject} is"), subject, target) };
+    CheckedRequest::new(request).unwrap()
 }
 
-pub(crate) fn requests() -> Vec<EditRequest> {
+pub(crate) fn requests() -> Vec<CheckedRequest> {
     [("France", "Rome"), ("Italy", "Paris"), ("Peru", "Cuzco")].iter().enumerate().map(|(i, (s, t))| request(i, s, t)).collect()
 }
 
 /// What `module` of `layer` gives at the fact token of the bare prompt.
-pub(crate) fn at_fact(model: &dyn LanguageModel, request: &EditRequest, layer: usize, module: Module) -> Vec<f64> {
-    let prompt = SubjectPrompt::of(request).unwrap().encode(model.tokenizer(), FactToken::SubjectLast).unwrap();
+pub(crate) fn at_fact(model: &dyn LanguageModel, request: &CheckedRequest, layer: usize, module: Module) -> Vec<f64> {
+    let prompt = request.subject().unwrap().encode(model.tokenizer(), FactToken::SubjectLast).unwrap();
     let site = Site::new(layer, module);
     let mut capture = Capture::new([site]);
     let mut pass = Pass::new(TokenBatch::new(&[prompt.ids]).unwrap(), &model.device());
@@ -37,7 +38,7 @@ pub(crate) fn at_fact(model: &dyn LanguageModel, request: &EditRequest, layer: u
 }
 
 /// The edit, and the model with it.
-pub(crate) fn edit(method: &mut dyn EditMethod, model: &dyn LanguageModel, requests: &[EditRequest]) -> (Edit, Box<dyn LanguageModel>) {
+pub(crate) fn edit(method: &mut dyn EditMethod, model: &dyn LanguageModel, requests: &[CheckedRequest]) -> (Edit, Box<dyn LanguageModel>) {
     let edit = method.edit(model, requests, &CONTEXT).unwrap();
     let mut edited = model.boxed_clone();
     let _applied = edit.apply(edited.as_mut()).unwrap();
@@ -56,6 +57,7 @@ pub(crate) fn distance(a: &[f64], b: &[f64]) -> f64 {
 /// How far the block output of `layer` at each request's fact token moves, over how far it was to move.
 pub(crate) fn reached(edit: &Edit, before: &dyn LanguageModel, after: &dyn LanguageModel, layer: usize) -> Vec<f64> {
     let moved = |request: &EditRequest| {
+        let request = &CheckedRequest::new(request.clone()).unwrap();
         let [before, after] = [before, after].map(|model| at_fact(model, request, layer, Module::BlockOutput));
         distance(&before, &after)
     };
