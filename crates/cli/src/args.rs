@@ -31,7 +31,7 @@ const MAX_TOP_K: i64 = 10_000_000;
                   easyedit demo\n  \
                   easyedit edit --model smollm2-135m --out edited \\\n      \
                   --prompt \"The capital of France is\" --subject France --target Rome\n  \
-                  easyedit generate --model smollm2-135m --edit edited/*.edit.safetensors \\\n      \
+                  easyedit generate --model smollm2-135m --edit edited \\\n      \
                   --prompt \"The capital of France is\"",
     disable_help_subcommand = true,
     arg_required_else_help = true
@@ -222,7 +222,7 @@ pub(crate) struct EditArguments {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     easyedit generate --model smollm2-135m --prompt \"The capital of France is\"\n  \
-    easyedit generate --model smollm2-135m --edit edited/*.edit.safetensors \\\n      \
+    easyedit generate --model smollm2-135m --edit edited \\\n      \
     --prompt \"The capital of France is\" --temperature 0.8 --top-p 0.9")]
 pub(crate) struct GenerateArguments {
     #[command(flatten)]

@@ -48,7 +48,7 @@ fn the_help_is_short_and_has_examples() {
       easyedit demo
       easyedit edit --model smollm2-135m --out edited \
           --prompt "The capital of France is" --subject France --target Rome
-      easyedit generate --model smollm2-135m --edit edited/*.edit.safetensors \
+      easyedit generate --model smollm2-135m --edit edited \
           --prompt "The capital of France is"
     "#);
 }

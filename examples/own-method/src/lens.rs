@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use easyedit::tokens::encode_with_target;
 use easyedit::{
-    Capture, Edit, EditContext, EditMethod, EditRequest, Fingerprint, Hparams, LanguageModel, Matrix, Method, ModelSpec, Module, ParamName,
+    Capture, CheckedRequest, Edit, EditContext, EditMethod, Hparams, LanguageModel, Matrix, Method, ModelSpec, Module, ParamName,
     Pass, Result, Site, TensorDelta, TokenBatch, WeightDelta, WeightLayout, tensor_values,
 };
 use serde::{Deserialize, Serialize};
@@ -57,12 +57,12 @@ impl EditMethod for Lens {
         model.spec().check_decoder_only(self.name())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[EditRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
         self.prepare(model, context)?;
         let spec = model.spec();
         let layer = spec.n_layers - 1;
         let name = spec.mlp_out_weight(layer);
-        let base = Fingerprint::of(&model.weight(&name)?)?;
+        let base = model.fingerprint(&name)?;
         let mut edits: Option<WeightDelta> = None;
         for request in requests {
             let delta = self.change(model, request, layer)?;
@@ -78,8 +78,8 @@ impl EditMethod for Lens {
 
 impl Lens {
     /// ΔW = u kᵀ / (kᵀk): the key k is answered with u more than before.
-    fn change(&self, model: &dyn LanguageModel, request: &EditRequest, layer: usize) -> Result<WeightDelta> {
-        let tokens = encode_with_target(model, &request.filled_prompt(), &request.target_new)?;
+    fn change(&self, model: &dyn LanguageModel, request: &CheckedRequest, layer: usize) -> Result<WeightDelta> {
+        let tokens = encode_with_target(model, request.prompt(), request.target_new())?;
         let (key, stream) = (Site::new(layer, Module::MlpKey), Site::new(layer, Module::BlockOutput));
         let mut seen = Capture::new([key, stream]);
         let mut pass = Pass::new(TokenBatch::new(&[tokens.prompt()])?, &model.device());

@@ -2,7 +2,7 @@
 
 use easyedit_models::Checkpoint;
 use easyedit_rome::Rome;
-use easyedit_rome::core::{EditContext, EditMethod, EditRequest, GenerationConfig, LanguageModel, Method, SelfWritten, Silent};
+use easyedit_rome::core::{CheckedRequest, EditContext, EditMethod, EditRequest, GenerationConfig, LanguageModel, Method, SelfWritten, Silent};
 use easyedit_rome::core::{Result, device, generate, tokens::encode_prompt};
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
@@ -15,7 +15,8 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
 
     let mut rome = Rome::new(Rome::hparams_for(model.spec()));
     let context = EditContext { seed: 0, progress: &Silent, corpora: &SelfWritten, cache: None };
-    let edit = rome.edit(&*model, &[EditRequest::new(prompt.clone(), subject, of(3, "Rome"))], &context)?;
+    let request = CheckedRequest::new(EditRequest::new(prompt.clone(), subject, of(3, "Rome")))?;
+    let edit = rome.edit(&*model, &[request], &context)?;
     let applied = edit.apply(&mut *model)?;
     println!("after:  {prompt}{}", continued(&*model, &prompt)?);
     applied.revert(&mut *model)?;

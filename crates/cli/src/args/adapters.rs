@@ -17,7 +17,7 @@ pub(crate) enum ExportFormat {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    easyedit export --format peft --model smollm2-135m --out adapter edited/*.edit.safetensors\n\n\
+    easyedit export --format peft --model smollm2-135m --out adapter edited\n\n\
 In Python:\n\n\
 from peft import PeftModel\n\
 from transformers import AutoModelForCausalLM\n\n\

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use easyedit_core::{Edit, Matrix, ParamName, fingerprint_values};
@@ -6,10 +7,10 @@ use super::SavedTensor;
 use crate::tensor_checks::weight_type;
 use crate::{Checkpoint, Error, Result, Shard, WeightType};
 
-/// A parameter's new values and how they are stored.
+/// A parameter's new values as they are stored.
 pub(super) struct Change<'a> {
-    pub(super) kind: WeightType,
-    pub(super) values: &'a [f32],
+    /// Little-endian numbers of the tensor's type.
+    pub(super) bytes: Cow<'a, [u8]>,
     pub(super) saved: SavedTensor,
 }
 
@@ -58,7 +59,14 @@ fn plan_one<'a>(source: &Checkpoint, parameter: &ParamName, matrix: &'a Matrix) 
     }
     let kind = stored_type(source, &name)?;
     let before = source.tensors().read(&name, &shape)?;
-    let (after, fits) = kind.widen(&kind.narrow(matrix.values()));
+    let bytes = narrowed(kind, matrix.values());
+    let (after, fits) = match kind {
+        WeightType::F32 => (Cow::Borrowed(matrix.values()), true),
+        WeightType::F16 | WeightType::Bf16 => {
+            let (after, fits) = kind.widen(&bytes);
+            (Cow::Owned(after), fits)
+        }
+    };
     if !fits {
         let largest = matrix.values().iter().fold(0f32, |max, v| max.max(v.abs()));
         return Err(error(format!(
@@ -67,14 +75,23 @@ fn plan_one<'a>(source: &Checkpoint, parameter: &ParamName, matrix: &'a Matrix) 
         )));
     }
     let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt();
-    let (change, lost) = (distance(matrix.values(), &before), distance(&after, matrix.values()));
+    let change = distance(matrix.values(), &before);
+    let lost = if kind == WeightType::F32 { 0.0 } else { distance(&after, matrix.values()) };
     let rounding = if lost == 0.0 { 0.0 } else { lost / change };
     let (before, after) = (fingerprint_values(stored_shape, &before), fingerprint_values(stored_shape, &after));
     if change > 0.0 && before == after {
         tracing::warn!("tensor {name}: the whole change is lost when it is rounded to {}", kind.name());
     }
     let saved = SavedTensor { parameter: parameter.clone(), name, dtype: kind.name(), shape, before, after, rounding };
-    Ok(Change { kind, values: matrix.values(), saved })
+    Ok(Change { bytes, saved })
+}
+
+/// Values as bytes of a type; they are copied only where their form changes.
+fn narrowed(kind: WeightType, values: &[f32]) -> Cow<'_, [u8]> {
+    match kind {
+        WeightType::F32 if cfg!(target_endian = "little") => Cow::Borrowed(bytemuck::cast_slice(values)),
+        kind => Cow::Owned(kind.narrow(values)),
+    }
 }
 
 /// The type tensor `name` is written in: the one it has in the source, or F32 if the source's format has none of its own.

@@ -50,7 +50,7 @@ fn copy_shard(
             let Some(change) = changes.get(tensor_name) else { continue };
             let Some(tensor) = source.tensor(tensor_name).filter(|t| t.shard == number) else { continue };
             w.write_all(data.get(copied..tensor.bytes.start).unwrap_or_default())?;
-            w.write_all(&change.kind.narrow(change.values))?;
+            w.write_all(&change.bytes)?;
             copied = tensor.bytes.end;
         }
         w.write_all(data.get(copied..).unwrap_or_default())
@@ -164,7 +164,7 @@ fn write_shard_anew(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>>,
         write_header(w, &header)?;
         for part in parts {
             match changes.get(&part.name) {
-                Some(change) => w.write_all(&change.kind.narrow(change.values))?,
+                Some(change) => w.write_all(&change.bytes)?,
                 None => match source.files().bytes(&part.name) {
                     Ok(bytes) if bytes.len() as u64 == part.bytes => w.write_all(&bytes)?,
                     other => {

@@ -1,8 +1,6 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{
-    CheckedRequest, Edit, EditContext, EditMethod, Error, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, Result, TensorDelta,
-};
+use easyedit_core::{CheckedRequest, Edit, EditContext, EditMethod, Error, Hparams, LanguageModel, Method, ModelSpec, Result, TensorDelta};
 use easyedit_kernels::{Contexts, optimize_values};
 use serde_json::{Value, json};
 
@@ -59,7 +57,7 @@ impl EditMethod for NewMethod {
         let key = activations.keys.select_rows(&[0]);
         let delta = least_change(key.values(), &value.delta, model.spec().mlp_out_layout)?;
         let name = model.spec().mlp_out_weight(*layer);
-        let base = Fingerprint::of(&model.weight(&name)?)?;
+        let base = model.fingerprint(&name)?;
         let [value_norm, delta_norm] = value.norms();
         let told = json!([{
             "case_id": request.case_id(), "layer": layer, "losses": value.losses, "value_norm": value_norm, "delta_norm": delta_norm,
