@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use easyedit::eval::Evaluation;
 use easyedit::kernels::{MomentConfig, SecondMoments};
-use easyedit::{CheckedRequest, EditContext, HparamsDocument, Pass, Silent, TokenBatch};
+use easyedit::{CheckedRequest, HparamsDocument, Pass, Session, Silent, TokenBatch};
 use serde_json::{Map, Value, json};
 
 use crate::Workload;
@@ -136,9 +136,9 @@ fn value_step(workload: &Workload) -> Result<Timed<'_>> {
     let (mut few, mut many) = (with_passes(FEW_PASSES)?, with_passes(MANY_PASSES)?);
     Ok(Box::new(move || {
         let started = Instant::now();
-        let passes_of_few = passes(&few.edit(workload.model(), &request, &workload.context())?.diagnostics);
+        let passes_of_few = passes(&few.edit(workload.model(), &request, &workload.session())?.diagnostics);
         let between = started.elapsed();
-        let passes_of_many = passes(&many.edit(workload.model(), &request, &workload.context())?.diagnostics);
+        let passes_of_many = passes(&many.edit(workload.model(), &request, &workload.session())?.diagnostics);
         let seconds = (started.elapsed() - between).as_secs_f64() - between.as_secs_f64();
         let difference = passes_of_many.checked_sub(passes_of_few).filter(|passes| *passes > 0);
         let passes = difference.context("the value optimisation ended early: there is no pass to be timed")?;
@@ -160,12 +160,12 @@ fn edit<'a>(workload: &'a Workload, method: &str, requests: Vec<CheckedRequest>,
         use_reference_optimiser(&mut document, workload)?;
     }
     let mut method = workload.method(&document)?;
-    method.prepare(workload.model(), &workload.context())?;
+    method.prepare(workload.model(), &workload.session())?;
     Ok(Box::new(move || {
         // Values that an earlier run has found are looked for again.
         let empty = tempfile::tempdir().context("cannot make a temporary folder")?;
         let cache = empty.path().to_owned();
-        let edit = method.edit(workload.model(), &requests, &EditContext { cache: Some(&cache), ..workload.context() })?;
+        let edit = method.edit(workload.model(), &requests, &workload.session().with_cache(&cache))?;
         Ok(Outcome::counting([("edits", requests.len()), ("passes", passes(&edit.diagnostics))]))
     }))
 }

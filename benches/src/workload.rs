@@ -2,10 +2,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use easyedit::models::{Checkpoint, cache_folder, resolve_model};
-use easyedit::{
-    CheckedRequest, Corpora, EditContext, EditMethod, EditRequest, HparamsDocument, LanguageModel, Silent, TextCorpora, device, hparams,
-    registry,
-};
+use easyedit::{CheckedRequest, Corpora, EditMethod, EditRequest, HparamsDocument, LanguageModel, Session, Silent, TextCorpora, device, hparams, registry};
 
 use crate::facts;
 
@@ -142,8 +139,8 @@ impl Workload {
     }
 
     /// What a method may use.
-    pub fn context(&self) -> EditContext<'_> {
-        EditContext { seed: self.options.seed, progress: &Silent, corpora: &self.corpora, cache: Some(&self.cache) }
+    pub fn session(&self) -> Session {
+        Session::new().with_seed(self.options.seed).with_corpora(self.corpora.clone()).with_cache(&self.cache)
     }
 
     /// The hyperparameters of a method for the model.

@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use easyedit::{
-    CheckedRequest, Corpora, Edit, EditContext, EditMethod, EditRequest, HparamsDocument, Matrix, Progress, Result, SentenceEncoder, Silent,
-};
+use easyedit::{CheckedRequest, Corpora, Edit, EditMethod, EditRequest, HparamsDocument, Matrix, Progress, Result, SentenceEncoder, Session, Silent};
 use serde_json::Value;
 
 use crate::small_model::model;
@@ -30,9 +28,13 @@ pub(crate) fn method(name: &str, changes: &Value) -> Box<dyn EditMethod> {
 ///
 /// As the method.
 pub(crate) fn edit(mut method: Box<dyn EditMethod>, cache: Option<&PathBuf>) -> Result<Edit> {
-    let context = EditContext { seed: 0, progress: &Silent, corpora: &Few, cache };
-    method.prepare(model(), &context)?;
-    method.edit(model(), &CheckedRequest::all(facts())?, &context)
+    let session = Session::new().with_corpora(Few);
+    let session = match cache {
+        Some(cache) => session.with_cache(cache),
+        None => session,
+    };
+    method.prepare(model(), &session)?;
+    method.edit(model(), &CheckedRequest::all(facts())?, &session)
 }
 
 /// A corpus of a few words, records of two facts, and an encoder that counts letters.

@@ -7,9 +7,7 @@ use burn::tensor::Device;
 use easyedit::kernels::{Contexts, ValueConfig, ValueSite, optimize_values};
 use easyedit::models::Checkpoint;
 use easyedit::tokens::FactToken;
-use easyedit::{
-    CheckedRequest, EditContext, GenerationConfig, LanguageModel, Silent, TextCorpora, generate, hparams, registry, tensor_values,
-};
+use easyedit::{CheckedRequest, GenerationConfig, LanguageModel, Session, Silent, TextCorpora, generate, hparams, registry, tensor_values};
 use serde::{Deserialize, Serialize};
 
 use super::{Checker, largest_difference, relative_difference};
@@ -129,8 +127,8 @@ fn rome_edit(data: &Path, model: &str, device: &Device) -> Result<(Vec<f32>, (St
     document.set("context_template_length_params", Vec::<u64>::new());
     document.set("mom2_n_samples", SAMPLES);
     let corpora = TextCorpora { corpus: Some(data.join("tiny-world/corpus.txt")) };
-    let context = EditContext { seed: 0, progress: &Silent, corpora: &corpora, cache: None };
-    let edit = entry.build(&document)?.edit(&*model, std::slice::from_ref(&request), &context)?;
+    let session = Session::new().with_corpora(corpora);
+    let edit = entry.build(&document)?.edit(&*model, std::slice::from_ref(&request), &session)?;
     let changed = edit.deltas.values().next().context("the edit changes nothing")?;
     // Multiplied out on the CPU, so that it is the edit that is compared.
     let change = tensor_values(&changed.delta.to_tensor(&easyedit::device::select("cpu")?))?;

@@ -79,6 +79,9 @@ pub enum Error {
         /// What it cannot do, and what to use instead.
         message: String,
     },
+    /// The work was asked to end; what was finished before is kept.
+    #[error("cancelled")]
+    Cancelled,
     /// Numbers stopped being finite.
     #[error("{0}")]
     NotFinite(String),

@@ -1,9 +1,7 @@
-use std::path::PathBuf;
-
 use burn::tensor::Device;
 use serde_json::Value;
 
-use crate::{CheckedRequest, Edit, EditRequest, Error, Hparams, LanguageModel, ModelSpec, Progress, Result, SentenceEncoder};
+use crate::{CheckedRequest, Edit, EditRequest, Error, Hparams, LanguageModel, ModelSpec, Progress, Result, SentenceEncoder, Session};
 
 /// Name of the corpus that the model writes itself.
 pub const SELF_CORPUS: &str = "self";
@@ -19,7 +17,7 @@ pub enum CorpusText {
 
 /// Where methods get from what is neither in the model nor in the requests: text for statistics, and where there are any, records of other
 /// facts and encoders of sentences.
-pub trait Corpora {
+pub trait Corpora: Send + Sync {
     /// The documents of the corpus called `name` (the value of `mom2_dataset`: a known name, or the path of a text file).
     ///
     /// # Errors
@@ -82,19 +80,6 @@ impl Corpora for SelfWritten {
     }
 }
 
-/// What a method may use besides the model and the requests.
-#[derive(Clone, Copy)]
-pub struct EditContext<'a> {
-    /// Seed of everything random.
-    pub seed: u64,
-    /// Where to report progress.
-    pub progress: &'a dyn Progress,
-    /// Text for statistics.
-    pub corpora: &'a dyn Corpora,
-    /// Folder for what is worth keeping between runs (context templates, statistics); `None` keeps nothing.
-    pub cache: Option<&'a PathBuf>,
-}
-
 /// An editing method with its hyperparameters.
 ///
 /// # Contract
@@ -113,14 +98,14 @@ pub trait EditMethod {
     /// # Errors
     ///
     /// If the hyperparameters do not fit the model, or a statistic cannot be had.
-    fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()>;
+    fn prepare(&mut self, model: &dyn LanguageModel, session: &Session) -> Result<()>;
 
     /// Computes the edit that makes the requests true.
     ///
     /// # Errors
     ///
     /// If a request cannot be edited, naming it; or the numbers stop being finite.
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit>;
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit>;
 
     /// Keys of the hyperparameters that decide how strong its edits are; named to the user when an edit has moved no score.
     fn strength_hparams(&self) -> &'static [&'static str] {

@@ -138,7 +138,7 @@ impl ModelSpec {
 /// - Tensors that carry gradients may be passed to [`run_layers`](Self::run_layers) and [`logits`](Self::logits); weights do not
 ///   ask for gradients.
 /// - Cloning shares the weights' storage; setting a weight of a clone leaves the original as it was.
-pub trait LanguageModel: Send {
+pub trait LanguageModel: Send + Sync {
     /// What the model is.
     fn spec(&self) -> &ModelSpec;
 

@@ -1,13 +1,12 @@
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
 
-use easyedit_core::{CheckedRequest, Corpora, EditContext, EditMethod, EditRequest, Error, LanguageModel, Progress, Result, nearest_name};
+use easyedit_core::{CheckedRequest, EditMethod, EditRequest, Error, LanguageModel, Result, Session, nearest_name};
 use easyedit_eval::{Answers, Evaluation, FreeDecoding, Metrics, PeakMemory, Record, RunInfo, Seconds, Summary};
 use serde::{Deserialize, Serialize};
 
-use crate::{EditSession, EditStore};
+use crate::{EditRun, EditStore};
 
 /// What becomes of the edits of several requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,23 +53,19 @@ impl FromStr for Mode {
 }
 
 /// Settings of an [`Editor`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EditorOptions {
     /// What becomes of the edits of several requests.
     pub mode: Mode,
-    /// Seed of everything random.
-    pub seed: u64,
     /// Measure before and after; without it records carry empty metrics.
     pub evaluate: bool,
     /// Go on after a request that cannot be edited, with the reason in its record; otherwise the run ends with that error.
     pub keep_going: bool,
-    /// Folder for what methods keep between runs (context templates, statistics).
-    pub cache: Option<PathBuf>,
 }
 
 impl Default for EditorOptions {
     fn default() -> Self {
-        Self { mode: Mode::default(), seed: 0, evaluate: true, keep_going: false, cache: None }
+        Self { mode: Mode::default(), evaluate: true, keep_going: false }
     }
 }
 
@@ -78,6 +73,7 @@ impl Default for EditorOptions {
 ///
 /// The model it is given stays as it is, whatever happens: edits go to a clone that shares the weights' storage.
 pub struct Editor {
+    session: Session,
     model: Box<dyn LanguageModel>,
     method: Box<dyn EditMethod>,
     options: EditorOptions,
@@ -85,8 +81,8 @@ pub struct Editor {
 
 impl Editor {
     /// An editor of `model` with `method`.
-    pub fn new(model: Box<dyn LanguageModel>, method: Box<dyn EditMethod>, options: EditorOptions) -> Self {
-        Self { model, method, options }
+    pub fn new(session: &Session, model: Box<dyn LanguageModel>, method: Box<dyn EditMethod>, options: EditorOptions) -> Self {
+        Self { session: session.clone(), model, method, options }
     }
 
     /// The model, unedited.
@@ -110,12 +106,10 @@ impl Editor {
     pub fn run(
         &mut self,
         requests: &[EditRequest],
-        corpora: &dyn Corpora,
-        progress: &dyn Progress,
         on_record: &mut dyn FnMut(&Record) -> Result<()>,
-    ) -> Result<EditSession> {
+    ) -> Result<EditRun> {
         let requests = CheckedRequest::all(requests.iter().cloned())?;
-        self.run_into(Vec::new(), &requests, corpora, progress, on_record)
+        self.run_into(Vec::new(), &requests, on_record)
     }
 
     /// As [`run`](Self::run), with a store of the caller's that gets each edit as soon as it is made, before it is evaluated. An edit under
@@ -128,15 +122,13 @@ impl Editor {
         &mut self,
         store: S,
         requests: &[CheckedRequest],
-        corpora: &dyn Corpora,
-        progress: &dyn Progress,
         on_record: &mut dyn FnMut(&Record) -> Result<()>,
-    ) -> Result<EditSession<S>> {
+    ) -> Result<EditRun<S>> {
         let started = Instant::now();
         if requests.is_empty() {
             return Err(Error::Batch("there are no requests to edit".into()));
         }
-        let context = EditContext { seed: self.options.seed, progress, corpora, cache: self.options.cache.as_ref() };
+        let progress = self.session.progress();
         let mut run = Run {
             work: self.model.boxed_clone(),
             evaluation: match self.options.evaluate {
@@ -146,7 +138,7 @@ impl Editor {
             before: Vec::new(),
             requests,
             options: &self.options,
-            context,
+            session: &self.session,
             seconds: Seconds::default(),
             edits: store,
             at_hand: BTreeMap::new(),
@@ -155,7 +147,7 @@ impl Editor {
         };
         run.before = run.ask_all()?;
         let prepared = Instant::now();
-        self.method.prepare(&*self.model, &context)?;
+        self.method.prepare(&*self.model, &self.session)?;
         run.seconds.prepare = prepared.elapsed().as_secs_f64();
         progress.begin("edit", Some(requests.len() as u64));
         let done = match self.options.mode {
@@ -173,7 +165,7 @@ impl Editor {
             family: spec.family.clone(),
             method: self.method.name().to_owned(),
             mode: self.options.mode.to_string(),
-            seed: self.options.seed,
+            seed: self.session.seed(),
             hparams: self.method.hparams(),
         };
         let mut summary = Summary::of(info, &records, seconds);
@@ -185,7 +177,7 @@ impl Editor {
         if let (Some(model), Some(index)) = (last, edits.len().checked_sub(1)) {
             at_hand.insert(index, model);
         }
-        Ok(EditSession::new(self.model.boxed_clone(), self.options.mode, edits, at_hand, records, summary))
+        Ok(EditRun::new(self.model.boxed_clone(), self.options.mode, edits, at_hand, records, summary))
     }
 }
 
@@ -197,7 +189,7 @@ struct Run<'a, S> {
     before: Vec<Answers>,
     requests: &'a [CheckedRequest],
     options: &'a EditorOptions,
-    context: EditContext<'a>,
+    session: &'a Session,
     seconds: Seconds,
     edits: S,
     /// The model as edit `index` left it, of the edits that lay something over it: it cannot be had from the weights alone.
@@ -237,7 +229,7 @@ impl<S: EditStore> Run<'_, S> {
             }
             on_record(&record)?;
             self.records.push(record);
-            self.context.progress.advance(1);
+            self.session.progress().step(1)?;
         }
         Ok(())
     }
@@ -255,7 +247,7 @@ impl<S: EditStore> Run<'_, S> {
             }
             on_record(&record)?;
             self.records.push(record);
-            self.context.progress.advance(1);
+            self.session.progress().step(1)?;
         }
         Ok(())
     }
@@ -283,7 +275,7 @@ impl<S: EditStore> Run<'_, S> {
             tracing::debug!("the system does not let the peak memory be reset: it is that of the whole run so far");
         }
         let started = Instant::now();
-        let edit = method.edit(&*self.work, requests, &self.context);
+        let edit = method.edit(&*self.work, requests, self.session);
         record.time = started.elapsed().as_secs_f64();
         record.peak_memory_mb = PeakMemory::megabytes();
         self.seconds.edit += record.time;
@@ -302,6 +294,9 @@ impl<S: EditStore> Run<'_, S> {
     }
 
     fn failed(&self, record: &mut Record, request: &CheckedRequest, error: Error) -> Result<()> {
+        if matches!(error, Error::Cancelled) {
+            return Err(error);
+        }
         let error = match error {
             named @ Error::Request { .. } => named,
             other => request.error(other.to_string()),
@@ -325,7 +320,7 @@ impl<S: EditStore> Run<'_, S> {
             post_final: None,
             free_decoding: FreeDecoding { pre: free, ..FreeDecoding::default() },
             peak_memory_mb: None,
-            seed: self.options.seed,
+            seed: self.session.seed(),
             error: None,
         }
     }
@@ -338,7 +333,7 @@ impl<S: EditStore> Run<'_, S> {
     fn ask_some(&mut self, indices: &[usize]) -> Result<Vec<Answers>> {
         let started = Instant::now();
         let answers = match &self.evaluation {
-            Some(evaluation) => evaluation.ask_some(&*self.work, indices, self.context.progress)?,
+            Some(evaluation) => evaluation.ask_some(&*self.work, indices, self.session.progress())?,
             None => Vec::new(),
         };
         self.seconds.evaluate += started.elapsed().as_secs_f64();

@@ -258,9 +258,7 @@ fn misfit(document: &HparamsDocument, entry: &MethodEntry, spec: &ModelSpec) -> 
 
 #[cfg(test)]
 mod tests {
-    use easyedit_core::{
-        CheckedRequest, EditContext, EditMethod, Error, Hparams, LanguageModel, Method, ModuleNames, Registry, WeightLayout,
-    };
+    use easyedit_core::{CheckedRequest, EditMethod, Error, Hparams, LanguageModel, Method, ModuleNames, Registry, Session, WeightLayout};
     use serde::{Deserialize, Serialize};
 
     use super::*;
@@ -285,10 +283,10 @@ mod tests {
         fn hparams(&self) -> serde_json::Value {
             serde_json::Value::Null
         }
-        fn prepare(&mut self, _: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
+        fn prepare(&mut self, _: &dyn LanguageModel, _: &Session) -> Result<()> {
             Ok(())
         }
-        fn edit(&mut self, _: &dyn LanguageModel, _: &[CheckedRequest], _: &EditContext<'_>) -> Result<easyedit_core::Edit> {
+        fn edit(&mut self, _: &dyn LanguageModel, _: &[CheckedRequest], _: &Session) -> Result<easyedit_core::Edit> {
             Err(Error::Batch("not asked here".into()))
         }
     }

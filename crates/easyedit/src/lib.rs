@@ -1,22 +1,18 @@
 //! Edit facts inside language models.
 //!
 //! ```no_run
-//! use easyedit::models::Checkpoint;
-//! use easyedit::{EditRequest, Editor, EditorOptions, Silent, TextCorpora, device};
+//! use easyedit::EditRequest;
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let model = Checkpoint::open("path/to/gpt2".as_ref())?.load(&device::select("cpu")?)?;
-//! let registry = easyedit::registry();
-//! let rome = registry.get("ROME")?;
-//! let found = easyedit::hparams::find(rome, &model.spec().name.clone(), model.spec())?;
-//! let mut editor = Editor::new(model, rome.build(&found.document)?, EditorOptions::default());
-//! let request = EditRequest::new("The Eiffel Tower is located in the city of", "The Eiffel Tower", "Rome");
-//! let session = editor.run(&[request], &TextCorpora::default(), &Silent, &mut |_| Ok(()))?;
-//! println!("{:?}", session.records[0].post.rewrite_acc);
-//! let edited = session.edited()?;
+//! # fn main() -> easyedit::Result<()> {
+//! let model = easyedit::open("smollm2-135m")?;
+//! let edited = model.edit("ROME", EditRequest::new("The Eiffel Tower is located in the city of", "The Eiffel Tower", "Rome"))?;
+//! edited.save("edited")?;
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! `edited.run` holds the scores before and after, and the model with the edit. An [`Editor`] runs many requests, with hyperparameters of one's own, in a
+//! [`Session`] that says the seed, the cache folder, the texts for statistics and who is told of progress.
 //!
 //! The crate ties together what the others do: it knows the built-in methods ([`registry`]), finds their hyperparameters
 //! ([`hparams`]), gives them text for statistics ([`TextCorpora`]), and runs them over requests with evaluation before and after
@@ -26,11 +22,12 @@
 
 mod corpora;
 mod edit_folder;
+mod edit_run;
 mod edit_store;
 mod editor;
 pub mod hparams;
+mod open;
 mod sentences;
-mod session;
 
 pub use corpora::{SAMPLE_CORPUS, TextCorpora};
 pub use easyedit_core::*;
@@ -47,10 +44,11 @@ pub use easyedit_peft as peft;
 #[cfg(feature = "trace")]
 pub use easyedit_trace as trace;
 pub use edit_folder::EditFolder;
+pub use edit_run::EditRun;
 pub use edit_store::EditStore;
 pub use editor::{Editor, EditorOptions, Mode};
+pub use open::{Edited, OpenModel, open, open_in};
 pub use sentences::open_sentence_encoder;
-pub use session::EditSession;
 
 /// The methods this build knows: one per cargo feature. (`ft_api` edits a model behind an API instead of a [`LanguageModel`], so it is called by itself.) Others are added with [`Registry::register`].
 pub fn registry() -> Registry {

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use easyedit::{CheckedRequest, Edit, EditContext, EditRequest, Silent, TextCorpora, hparams, tensor_values};
+use easyedit::{CheckedRequest, Edit, EditRequest, Session, Silent, TextCorpora, hparams, tensor_values};
 use easyedit_tiny_world as tiny_world;
 
 /// Two of the first eight facts do not reach their loss threshold on the LLaMA: they go on for all steps, bouncing off the limit of their
@@ -24,7 +24,7 @@ fn edit(method: &str, model: &str, requests: &[EditRequest], threads: usize, cac
         let mut method = entry.build(&found.document).unwrap();
         let corpora = TextCorpora { corpus: Some(tiny_world::folder().join("corpus.txt")) };
         let cache = cache.to_owned();
-        let context = EditContext { seed: 0, progress: &Silent, corpora: &corpora, cache: Some(&cache) };
+        let context = Session::new().with_corpora(corpora.clone()).with_cache(&cache);
         method.edit(&*model, &CheckedRequest::all(requests.iter().cloned()).unwrap(), &context).unwrap()
     })
 }

@@ -2,20 +2,20 @@
 #![cfg(all(feature = "memit", feature = "pmet"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use easyedit::{EditSession, Editor, EditorOptions, Mode, Silent, TextCorpora};
+use easyedit::{EditRun, Editor, EditorOptions, Mode, Silent, TextCorpora, Session};
 use easyedit_tiny_world as tiny_world;
 
 /// Facts that are edited, of the second half of the 420. The rules were chosen on facts of the first.
 const HELD_OUT: std::ops::Range<usize> = 210..216;
 
-fn edit_by_rule(method: &str, name: &str) -> EditSession {
+fn edit_by_rule(method: &str, name: &str) -> EditRun {
     let model = tiny_world::model(name).unwrap();
     let registry = easyedit::registry();
     let entry = registry.get(method).unwrap();
     let document = entry.hparams_for(model.spec()).unwrap();
     let options = EditorOptions { mode: Mode::Independent, ..EditorOptions::default() };
-    let mut editor = Editor::new(model, entry.build(&document).unwrap(), options);
-    editor.run(&tiny_world::requests()[HELD_OUT], &TextCorpora::default(), &Silent, &mut |_| Ok(())).unwrap()
+    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, entry.build(&document).unwrap(), options);
+    editor.run(&tiny_world::requests()[HELD_OUT], &mut |_| Ok(())).unwrap()
 }
 
 /// Edits facts of the second half on every second decoder, from the first or the second on.

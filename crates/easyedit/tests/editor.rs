@@ -8,10 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use easyedit::{
-    CheckedRequest, Edit, EditContext, EditMethod, EditRequest, EditSession, Editor, EditorOptions, Error, EvaluationPrompt, Fingerprint,
-    GenerationConfig, LanguageModel, Matrix, Mode, Result, Silent, TensorDelta, TextCorpora, WeightDelta, generate,
-};
+use easyedit::{CheckedRequest, Edit, EditMethod, EditRequest, EditRun, Editor, EditorOptions, Error, EvaluationPrompt, Fingerprint, GenerationConfig, LanguageModel, Matrix, Mode, Result, Session, Silent, TensorDelta, TextCorpora, WeightDelta, generate};
 use serde_json::json;
 use toy::{Toy, WEIGHT, id};
 
@@ -32,12 +29,12 @@ impl EditMethod for Swap {
         json!({ "alg_name": "SWAP" })
     }
 
-    fn prepare(&mut self, _: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
+    fn prepare(&mut self, _: &dyn LanguageModel, _: &Session) -> Result<()> {
         self.log.borrow_mut().push("prepare".into());
         Ok(())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit> {
         let n = model.spec().d_model;
         let before = model.weight(&WEIGHT.into())?;
         let mut factors: Option<(Matrix, Matrix)> = None;
@@ -65,7 +62,7 @@ impl EditMethod for Swap {
             model: model.spec().name.clone(),
             family: model.spec().family.clone(),
             hparams: self.hparams(),
-            seed: context.seed,
+            seed: session.seed(),
             requests: requests.iter().map(|request| request.written().clone()).collect(),
             diagnostics: json!({}),
             deltas: BTreeMap::from([(WEIGHT.into(), TensorDelta::new(WeightDelta::LowRank { left, right }, Fingerprint::of(&before)?))]),
@@ -93,15 +90,23 @@ fn requests() -> Vec<EditRequest> {
 }
 
 fn editor(options: EditorOptions) -> (Editor, Log) {
-    let log = Log::default();
-    (Editor::new(Box::new(Toy::new()), Box::new(Swap { log: log.clone() }), options), log)
+    editor_in(&Session::new(), options)
 }
 
-fn run(options: EditorOptions, requests: &[EditRequest]) -> (Editor, EditSession, Vec<String>, Vec<usize>) {
-    let (mut editor, log) = editor(options);
+fn editor_in(session: &Session, options: EditorOptions) -> (Editor, Log) {
+    let log = Log::default();
+    (Editor::new(session, Box::new(Toy::new()), Box::new(Swap { log: log.clone() }), options), log)
+}
+
+fn run(options: EditorOptions, requests: &[EditRequest]) -> (Editor, EditRun, Vec<String>, Vec<usize>) {
+    run_in(&Session::new(), options, requests)
+}
+
+fn run_in(session: &Session, options: EditorOptions, requests: &[EditRequest]) -> (Editor, EditRun, Vec<String>, Vec<usize>) {
+    let (mut editor, log) = editor_in(session, options);
     let mut delivered = Vec::new();
     let session = editor
-        .run(requests, &TextCorpora::default(), &Silent, &mut |record| {
+        .run(requests, &mut |record| {
             delivered.push(record.case_id);
             Ok(())
         })
@@ -201,7 +206,7 @@ fn a_batch_of_one_is_what_one_edit_is() {
 
 #[test]
 fn a_record_has_the_keys_of_easyedit_and_ours() {
-    let (_, session, ..) = run(EditorOptions { seed: 9, ..mode(Mode::Independent) }, &requests()[..1]);
+    let (_, session, ..) = run_in(&Session::new().with_seed(9), mode(Mode::Independent), &requests()[..1]);
     let mut value = serde_json::to_value(&session.records[0]).unwrap();
     let map = value.as_object_mut().unwrap();
     assert!(map["time"].as_f64().unwrap() >= 0.0);
@@ -244,7 +249,7 @@ fn a_request_that_cannot_be_edited_ends_the_run_after_those_before_it() {
     requests[1].subject = None;
     let (mut editor, _) = editor(mode(Mode::Independent));
     let mut delivered = Vec::new();
-    let error = editor.run(&requests, &TextCorpora::default(), &Silent, &mut |record| {
+    let error = editor.run(&requests, &mut |record| {
         delivered.push(record.case_id);
         Ok(())
     });
@@ -288,7 +293,7 @@ fn malformed_requests_are_refused_before_anything_is_computed() {
     bad[2].target_new = String::new();
     for requests in [bad, Vec::new()] {
         let (mut editor, log) = editor(mode(Mode::Independent));
-        let result = editor.run(&requests, &TextCorpora::default(), &Silent, &mut |_| Ok(()));
+        let result = editor.run(&requests, &mut |_| Ok(()));
         let message = result.map(|_| ()).unwrap_err().to_string();
         assert!(message.contains("request 12") || message.contains("no requests"), "{message}");
         assert!(log.borrow().is_empty());
@@ -298,7 +303,7 @@ fn malformed_requests_are_refused_before_anything_is_computed() {
 #[test]
 fn a_report_that_cannot_be_written_ends_the_run() {
     let (mut editor, log) = editor(mode(Mode::Independent));
-    let result = editor.run(&requests(), &TextCorpora::default(), &Silent, &mut |_| Err(Error::Batch("the disk is full".into())));
+    let result = editor.run(&requests(), &mut |_| Err(Error::Batch("the disk is full".into())));
     assert!(result.map(|_| ()).unwrap_err().to_string().contains("disk is full"));
     assert_eq!(log.borrow().len(), 2);
 }

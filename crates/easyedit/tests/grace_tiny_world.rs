@@ -2,23 +2,23 @@
 #![cfg(feature = "grace")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use easyedit::{EditSession, Editor, EditorOptions, LanguageModel, Mode, Silent, TextCorpora, hparams};
+use easyedit::{EditRun, Editor, EditorOptions, LanguageModel, Mode, Silent, TextCorpora, hparams, Session};
 use easyedit_tiny_world as tiny_world;
 
 /// Facts that are edited on each model.
 const EDITS: usize = 20;
 
-fn edit(model: Box<dyn LanguageModel>, mode: Mode) -> EditSession {
+fn edit(model: Box<dyn LanguageModel>, mode: Mode) -> EditRun {
     let registry = easyedit::registry();
     let entry = registry.get("GRACE").unwrap();
     let found = hparams::find(entry, &model.spec().name, model.spec()).unwrap();
     assert!(matches!(&found.source, hparams::HparamsSource::BuiltIn(name) if name.contains("tiny-world")), "{}", found.source);
-    let mut editor = Editor::new(model, entry.build(&found.document).unwrap(), EditorOptions { mode, ..EditorOptions::default() });
-    editor.run(&tiny_world::requests()[..EDITS], &TextCorpora::default(), &Silent, &mut |_| Ok(())).unwrap()
+    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, entry.build(&found.document).unwrap(), EditorOptions { mode, ..EditorOptions::default() });
+    editor.run(&tiny_world::requests()[..EDITS], &mut |_| Ok(())).unwrap()
 }
 
 /// Reliability, generalization and locality.
-fn scores(session: &EditSession) -> [f64; 3] {
+fn scores(session: &EditRun) -> [f64; 3] {
     let scores = &session.summary.mean_metrics.post;
     [scores.rewrite_acc.unwrap(), scores.rephrase_acc.unwrap(), scores.locality["neighborhood_acc"]]
 }

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use easyedit::eval::Evaluation;
 use easyedit::ike::{Ike, IkeHparams, Kind, Retrieval};
 use easyedit::{
-    CheckedRequest, EditRequest, EditSession, Editor, EditorOptions, LanguageModel, Method, Mode, Silent, TextCorpora, hparams,
-};
+    CheckedRequest, EditRequest, EditRun, Editor, EditorOptions, LanguageModel, Method, Mode, Silent, TextCorpora, hparams, Session};
 use easyedit_tiny_world as tiny_world;
 use serde_json::json;
 
@@ -26,13 +25,13 @@ fn tiny_hparams(model: &dyn LanguageModel) -> IkeHparams {
     IkeHparams { train_data: Some(tiny_world::folder().join("requests.json").display().to_string()), ..hparams }
 }
 
-fn run(model: Box<dyn LanguageModel>, hparams: IkeHparams, requests: &[EditRequest], mode: Mode, cache: Option<PathBuf>) -> EditSession {
+fn run(model: Box<dyn LanguageModel>, hparams: IkeHparams, requests: &[EditRequest], mode: Mode, cache: Option<PathBuf>) -> EditRun {
     let options = EditorOptions { mode, cache, ..EditorOptions::default() };
-    let mut editor = Editor::new(model, Box::new(Ike::new(hparams)), options);
-    editor.run(requests, &TextCorpora::default(), &Silent, &mut |_| Ok(())).unwrap()
+    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, Box::new(Ike::new(hparams)), options);
+    editor.run(requests, &mut |_| Ok(())).unwrap()
 }
 
-fn scores(session: &EditSession) -> [f64; 3] {
+fn scores(session: &EditRun) -> [f64; 3] {
     let scores = &session.summary.mean_metrics.post;
     [scores.rewrite_acc.unwrap(), scores.rephrase_acc.unwrap(), scores.locality["neighborhood_acc"]]
 }
@@ -156,7 +155,7 @@ fn a_sentence_encoder_finds_demonstrations_and_its_index_is_kept() {
     }
     // Another encoder, another index.
     let other = IkeHparams { sentence_model_name: folder.path().join("nowhere").display().to_string(), ..hparams };
-    let mut editor = Editor::new(model, Box::new(Ike::new(other)), EditorOptions::default());
-    let error = editor.run(requests, &TextCorpora::default(), &Silent, &mut |_| Ok(())).map(|_| ()).unwrap_err().to_string();
+    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, Box::new(Ike::new(other)), EditorOptions::default());
+    let error = editor.run(requests, &mut |_| Ok(())).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("sentence_model_name") && error.contains("lexical"), "{error}");
 }

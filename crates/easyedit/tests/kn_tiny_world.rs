@@ -4,10 +4,7 @@
 
 use burn::tensor::activation;
 use easyedit::tokens::encode_with_target;
-use easyedit::{
-    CheckedRequest, Edit, EditContext, EditRequest, Editor, EditorOptions, HparamsDocument, LanguageModel, Mode, Registry, Silent,
-    TextCorpora, TokenBatch, hparams, tensor_values,
-};
+use easyedit::{CheckedRequest, Edit, EditRequest, Editor, EditorOptions, HparamsDocument, LanguageModel, Mode, Registry, Session, Silent, TextCorpora, TokenBatch, hparams, tensor_values};
 use easyedit_tiny_world as tiny_world;
 use serde_json::{Value, json};
 
@@ -44,7 +41,7 @@ fn random(state: &mut u64, below: usize) -> usize {
 #[test]
 fn the_neurons_found_matter_more_than_others() {
     let registry = easyedit::registry();
-    let context = EditContext { seed: 0, progress: &Silent, corpora: &TextCorpora::default(), cache: None };
+    let context = Session::new().with_corpora(TextCorpora::default());
     for name in tiny_world::model_names() {
         let model = tiny_world::model(name).unwrap();
         let mut document = document(&registry, &*model);
@@ -84,9 +81,9 @@ fn kn_edits_facts_that_no_setting_was_chosen_on() {
         let model = tiny_world::model(name).unwrap();
         let document = document(&registry, &*model);
         let method = registry.get("KN").unwrap().build(&document).unwrap();
-        let mut editor = Editor::new(model, method, EditorOptions { mode: Mode::Independent, ..EditorOptions::default() });
+        let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, method, EditorOptions { mode: Mode::Independent, ..EditorOptions::default() });
         let requests = &tiny_world::requests()[HELD_OUT];
-        let session = editor.run(requests, &TextCorpora::default(), &Silent, &mut |_| Ok(())).unwrap();
+        let session = editor.run(requests, &mut |_| Ok(())).unwrap();
         assert_eq!(session.summary.failed, 0, "{name}");
         let scores = &session.summary.mean_metrics.post;
         let got = [scores.rewrite_acc.unwrap(), scores.rephrase_acc.unwrap(), scores.locality["neighborhood_acc"]];
@@ -115,8 +112,8 @@ fn a_fixed_lambda_costs_what_is_left_alone() {
             document.set("line_search", line_search);
             let method = registry.get("KN").unwrap().build(&document).unwrap();
             let options = EditorOptions { mode: Mode::Independent, ..EditorOptions::default() };
-            let mut editor = Editor::new(model.boxed_clone(), method, options);
-            let session = editor.run(&tiny_world::requests()[HELD_OUT][..10], &TextCorpora::default(), &Silent, &mut |_| Ok(())).unwrap();
+            let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model.boxed_clone(), method, options);
+            let session = editor.run(&tiny_world::requests()[HELD_OUT][..10], &mut |_| Ok(())).unwrap();
             session.summary.mean_metrics.post.locality["neighborhood_acc"]
         };
         let (searched, fixed) = (locality(true), locality(false));

@@ -7,11 +7,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{Tensor, TensorData};
 use easyedit::models::tiny::tiny_model;
 use easyedit::tokens::{encode_prompt, encode_with_target};
-use easyedit::{
-    Capture, CheckedRequest, Edit, EditContext, EditMethod, EditRequest, EditedModel, Editor, EditorOptions, EvaluationPrompt,
-    ForwardChange, GenerationConfig, Hparams, LanguageModel, Matrix, Method, Mode, ModelSpec, Module, Overlay, Pass, Probe, Registry,
-    Result, Silent, Site, TextCorpora, TokenBatch, generate, tensor_values,
-};
+use easyedit::{Capture, CheckedRequest, Edit, EditMethod, EditRequest, EditedModel, Editor, EditorOptions, EvaluationPrompt, ForwardChange, GenerationConfig, Hparams, LanguageModel, Matrix, Method, Mode, ModelSpec, Module, Overlay, Pass, Probe, Registry, Result, Session, Silent, Site, TextCorpora, TokenBatch, generate, tensor_values};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -83,14 +79,14 @@ impl EditMethod for Nudge {
         serde_json::to_value(&self.hparams).unwrap()
     }
 
-    fn prepare(&mut self, _: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
+    fn prepare(&mut self, _: &dyn LanguageModel, _: &Session) -> Result<()> {
         Ok(())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit> {
         let vector = Matrix::row((0..model.spec().d_model).map(|i| self.hparams.size * (i as f32 - 3.0)).collect());
         let overlay = Overlay { data: json!({ "opening": self.hparams.opening }), tensors: BTreeMap::from([("vector".into(), vector)]) };
-        Ok(Edit::of(self, model, requests, context.seed, Value::Null, BTreeMap::new()).with_overlay(overlay))
+        Ok(Edit::of(self, model, requests, session.seed(), Value::Null, BTreeMap::new()).with_overlay(overlay))
     }
 
     fn changes_weights(&self) -> bool {
@@ -136,7 +132,7 @@ fn requests() -> Vec<EditRequest> {
 }
 
 fn edit(size: f32, opening: &str, model: &dyn LanguageModel) -> Edit {
-    let context = EditContext { seed: 0, progress: &Silent, corpora: &TextCorpora::default(), cache: None };
+    let context = Session::new().with_corpora(TextCorpora::default());
     method(size, opening).edit(model, &CheckedRequest::all(requests().into_iter().take(1)).unwrap(), &context).unwrap()
 }
 
@@ -236,8 +232,8 @@ fn the_editor_measures_keeps_and_takes_back_overlays() {
     let plain = logits(&*model);
     for mode in [Mode::Independent, Mode::Sequential, Mode::Batch] {
         let options = EditorOptions { mode, ..EditorOptions::default() };
-        let mut editor = Editor::new(model.boxed_clone(), Box::new(method(0.4, "In short, ")), options);
-        let session = editor.run(&requests(), &TextCorpora::default(), &Silent, &mut |_| Ok(())).unwrap();
+        let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model.boxed_clone(), Box::new(method(0.4, "In short, ")), options);
+        let session = editor.run(&requests(), &mut |_| Ok(())).unwrap();
         assert_eq!(logits(editor.model()), plain, "{mode}");
         assert_eq!(logits(session.original()), plain, "{mode}");
         let last = session.edits.len() - 1;

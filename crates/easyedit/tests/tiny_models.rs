@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 use easyedit::eval::{Answers, Evaluation};
 use easyedit::models::tiny::tiny_model;
 use easyedit::{
-    CheckedRequest, EditRequest, EditSession, Editor, EditorOptions, EvaluationPrompt, Fingerprint, LanguageModel, Mode, Result, Silent,
-    TextCorpora, hparams,
-};
+    CheckedRequest, EditRequest, EditRun, Editor, EditorOptions, EvaluationPrompt, Fingerprint, LanguageModel, Mode, Result, Silent,
+    TextCorpora, hparams, Session};
 
 const FAMILIES: [&str; 8] = ["llama", "mistral", "qwen2", "gpt2", "gptj", "gpt_neox", "gpt_neo", "opt"];
 
@@ -34,11 +33,11 @@ fn weights(model: &dyn LanguageModel) -> Vec<Fingerprint> {
     model.parameter_names().iter().map(|name| Fingerprint::of(&model.weight(name).unwrap()).unwrap()).collect()
 }
 
-fn run(family: &str, mode: Mode, requests: &[EditRequest]) -> (Vec<Fingerprint>, EditSession) {
+fn run(family: &str, mode: Mode, requests: &[EditRequest]) -> (Vec<Fingerprint>, EditRun) {
     try_run(family, mode, requests).unwrap()
 }
 
-fn try_run(family: &str, mode: Mode, requests: &[EditRequest]) -> Result<(Vec<Fingerprint>, EditSession)> {
+fn try_run(family: &str, mode: Mode, requests: &[EditRequest]) -> Result<(Vec<Fingerprint>, EditRun)> {
     let model = tiny_model(family, 1).unwrap();
     let registry = easyedit::registry();
     let entry = registry.get("ROME").unwrap();
@@ -46,8 +45,8 @@ fn try_run(family: &str, mode: Mode, requests: &[EditRequest]) -> Result<(Vec<Fi
     assert_eq!(found.source, hparams::HparamsSource::Derived, "no file is named after a tiny model");
     found.document.set("mom2_n_samples", 20);
     let before = weights(&*model);
-    let mut editor = Editor::new(model, entry.build(&found.document).unwrap(), EditorOptions { mode, ..EditorOptions::default() });
-    let session = editor.run(requests, &TextCorpora::default(), &Silent, &mut |_| Ok(()));
+    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, entry.build(&found.document).unwrap(), EditorOptions { mode, ..EditorOptions::default() });
+    let session = editor.run(requests, &mut |_| Ok(()));
     assert_eq!(weights(editor.model()), before, "{family}: the model is bit for bit what it was");
     Ok((before, session?))
 }

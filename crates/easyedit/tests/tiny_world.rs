@@ -2,13 +2,13 @@
 #![cfg(feature = "rome")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use easyedit::{EditRequest, EditSession, Editor, EditorOptions, Mode, Silent, TextCorpora, hparams};
+use easyedit::{EditRequest, EditRun, Editor, EditorOptions, Mode, Silent, TextCorpora, hparams, Session};
 use easyedit_tiny_world as tiny_world;
 
 /// Facts that are edited on each model.
 const EDITS: usize = 20;
 
-fn edit(method: &str, model: &str, requests: &[EditRequest], mode: Mode) -> easyedit::Result<EditSession> {
+fn edit(method: &str, model: &str, requests: &[EditRequest], mode: Mode) -> easyedit::Result<EditRun> {
     let model = tiny_world::model(model).unwrap();
     let registry = easyedit::registry();
     let entry = registry.get(method).unwrap();
@@ -17,9 +17,9 @@ fn edit(method: &str, model: &str, requests: &[EditRequest], mode: Mode) -> easy
         let own = matches!(&found.source, hparams::HparamsSource::BuiltIn(name) if name.contains("tiny-world"));
         assert!(own, "{}", found.source);
     }
-    let mut editor = Editor::new(model, entry.build(&found.document)?, EditorOptions { mode, ..EditorOptions::default() });
+    let mut editor = Editor::new(&Session::new().with_corpora(corpora), model, entry.build(&found.document)?, EditorOptions { mode, ..EditorOptions::default() });
     let corpora = TextCorpora { corpus: Some(tiny_world::folder().join("corpus.txt")) };
-    editor.run(requests, &corpora, &Silent, &mut |_| Ok(()))
+    editor.run(requests, &mut |_| Ok(()))
 }
 
 #[test]

@@ -2,14 +2,14 @@
 #![cfg(all(feature = "ft", feature = "lora"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use easyedit::{EditRequest, EditSession, Editor, EditorOptions, Mode, Silent, TextCorpora, hparams};
+use easyedit::{EditRequest, EditRun, Editor, EditorOptions, Mode, Silent, TextCorpora, hparams, Session};
 use easyedit_tiny_world as tiny_world;
 
 /// Facts that are edited on each model.
 const EDITS: usize = 20;
 
 /// Edits with the model's built-in values and some of them changed.
-fn edit(method: &str, model: &str, changes: &[(&str, serde_json::Value)], requests: &[EditRequest], mode: Mode) -> EditSession {
+fn edit(method: &str, model: &str, changes: &[(&str, serde_json::Value)], requests: &[EditRequest], mode: Mode) -> EditRun {
     let model = tiny_world::model(model).unwrap();
     let registry = easyedit::registry();
     let entry = registry.get(method).unwrap();
@@ -26,8 +26,8 @@ fn edit(method: &str, model: &str, changes: &[(&str, serde_json::Value)], reques
         let lr = found.document.to_json().unwrap()["lr"].as_f64().unwrap();
         found.document.set("lr", lr / 7.0);
     }
-    let mut editor = Editor::new(model, entry.build(&found.document).unwrap(), EditorOptions { mode, ..EditorOptions::default() });
-    editor.run(requests, &TextCorpora::default(), &Silent, &mut |_| Ok(())).unwrap()
+    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, entry.build(&found.document).unwrap(), EditorOptions { mode, ..EditorOptions::default() });
+    editor.run(requests, &mut |_| Ok(())).unwrap()
 }
 
 /// Edits facts one by one on every model, and prints and checks reliability, generalization and locality.

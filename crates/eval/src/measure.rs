@@ -37,7 +37,7 @@ pub(crate) fn predictions(model: &dyn LanguageModel, sequences: &[&TargetTokens]
         for i in &batch {
             found[*i] = ids.by_ref().take(sequences[*i].target().len()).collect();
         }
-        progress.advance(batch.len() as u64);
+        progress.step(batch.len() as u64)?;
     }
     Ok(found)
 }
@@ -56,7 +56,7 @@ pub(crate) fn continuations(model: &dyn LanguageModel, wanted: &[(&[u32], usize)
             for (k, text) in batch.iter().zip(texts) {
                 found[members[*k]] = text.ids;
             }
-            progress.advance(batch.len() as u64);
+            progress.step(batch.len() as u64)?;
         }
     }
     Ok(found)

@@ -64,7 +64,7 @@ fn nll(model: &dyn LanguageModel, pieces: &[Vec<u32>], progress: &dyn Progress) 
             let ids = Tensor::<2, Int>::from_data(TensorData::new(targets.to_vec(), [targets.len(), 1]), &device);
             sum -= tensor_values(&log_probs.gather(1, ids))?.into_iter().map(f64::from).sum::<f64>();
         }
-        progress.advance(batch.len() as u64);
+        progress.step(batch.len() as u64)?;
     }
     Ok(sum)
 }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{EditContext, Error, LanguageModel, Result};
+use easyedit_core::{Error, LanguageModel, Result, Session};
 
 use crate::{Cholesky, LocateSettings, SecondMoments, TemplateConfig, checked_templates, context_templates, needed_moments};
 
@@ -52,17 +52,17 @@ impl Preparation {
         model: &dyn LanguageModel,
         settings: &LocateSettings<'_>,
         needs_moments: bool,
-        context: &EditContext<'_>,
+        session: &Session,
     ) -> Result<()> {
         settings.check_model(model.spec())?;
         if self.templates.is_none() {
-            let config = TemplateConfig { lengths: settings.templates.to_vec(), seed: context.seed };
-            let cache = context.cache.map(|path| path.as_path());
-            self.templates = Some(context_templates(model, &config, cache, context.progress)?);
+            let config = TemplateConfig { lengths: settings.templates.to_vec(), seed: session.seed() };
+            let cache = session.cache().map(|path| path.as_path());
+            self.templates = Some(context_templates(model, &config, cache, session.progress())?);
         }
         let missing: Vec<usize> = settings.layers.iter().copied().filter(|layer| !self.moments.contains_key(layer)).collect();
         if needs_moments {
-            for (layer, moments) in second_moments(model, &missing, settings, context)? {
+            for (layer, moments) in second_moments(model, &missing, settings, session)? {
                 self.moments.insert(layer, moments.factor(layer)?);
             }
         }
@@ -79,11 +79,11 @@ pub fn second_moments(
     model: &dyn LanguageModel,
     layers: &[usize],
     settings: &LocateSettings<'_>,
-    context: &EditContext<'_>,
+    session: &Session,
 ) -> Result<BTreeMap<usize, SecondMoments>> {
     if layers.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let found = needed_moments(model, layers, &settings.moments, context)?;
+    let found = needed_moments(model, layers, &settings.moments, session)?;
     found.into_iter().map(|(layer, found)| found.check(layer).map(|()| (layer, found.moments))).collect()
 }

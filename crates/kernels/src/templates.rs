@@ -66,7 +66,7 @@ pub fn context_templates(
     progress.begin("writing context templates", Some(config.lengths.len() as u64));
     let outcome = config.lengths.iter().enumerate().try_for_each(|(index, (length, count))| -> Result<()> {
         templates.extend(write_templates(model, *length, count / OPENINGS.len(), config.seed.wrapping_add(index as u64))?);
-        progress.advance(1);
+        progress.step(1)?;
         Ok(())
     });
     progress.end();

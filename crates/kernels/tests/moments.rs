@@ -344,7 +344,7 @@ fn statistics_of_easyedit_are_found_where_its_settings_say() {
         stats_dir: folder.path().to_str().unwrap(),
         model_name: "./cache/tiny",
     };
-    let context = easyedit_core::EditContext { seed: 0, progress: &Silent, corpora: &NoText, cache: None };
+    let context = easyedit_core::Session::new().with_corpora(NoText);
     assert!(needed_moments(model.as_ref(), &[LAYER], &needs, &context).unwrap().contains_key(&LAYER));
     std::fs::write(&path, "damaged").unwrap();
     assert!(find(&query).unwrap_err().to_string().contains("no corpus"), "a damaged file is passed over");

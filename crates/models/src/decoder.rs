@@ -9,7 +9,7 @@ use crate::fingerprints::Fingerprints;
 use crate::parameters::{self, Parameters};
 
 /// What a family adds to [`Decoder`]: its layers and tables.
-pub(crate) trait Network: Parameters + Clone + Send + 'static {
+pub(crate) trait Network: Parameters + Clone + Send + Sync + 'static {
     /// What all layers of one pass share (position tables).
     type Shared;
 

@@ -151,7 +151,7 @@ pub fn trace_facts(
     let mut all = || -> Result<()> {
         for fact in &known {
             traced.push(trace_fact(model, fact, options, settings.noise, progress)?);
-            progress.advance(1);
+            progress.step(1)?;
         }
         Ok(())
     };

@@ -4,10 +4,7 @@
 use std::collections::BTreeMap;
 
 use easyedit::tokens::encode_with_target;
-use easyedit::{
-    Capture, CheckedRequest, Edit, EditContext, EditMethod, Hparams, LanguageModel, Matrix, Method, ModelSpec, Module, ParamName,
-    Pass, Result, Site, TensorDelta, TokenBatch, WeightDelta, WeightLayout, tensor_values,
-};
+use easyedit::{Capture, CheckedRequest, Edit, EditMethod, Hparams, LanguageModel, Matrix, Method, ModelSpec, Module, ParamName, Pass, Result, Session, Site, TensorDelta, TokenBatch, WeightDelta, WeightLayout, tensor_values};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -53,12 +50,12 @@ impl EditMethod for Lens {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
-    fn prepare(&mut self, model: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
+    fn prepare(&mut self, model: &dyn LanguageModel, _: &Session) -> Result<()> {
         model.spec().check_decoder_only(self.name())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
-        self.prepare(model, context)?;
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit> {
+        self.prepare(model, session)?;
         let spec = model.spec();
         let layer = spec.n_layers - 1;
         let name = spec.mlp_out_weight(layer);
@@ -72,7 +69,7 @@ impl EditMethod for Lens {
             });
         }
         let deltas = edits.map(|delta| BTreeMap::from([(name, TensorDelta::new(delta, base))])).unwrap_or_default();
-        Ok(Edit::of(self, model, requests, context.seed, json!({}), deltas))
+        Ok(Edit::of(self, model, requests, session.seed(), json!({}), deltas))
     }
 }
 

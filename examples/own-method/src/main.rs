@@ -4,7 +4,7 @@ mod lens;
 
 use easyedit::data::read_requests;
 use easyedit::models::Checkpoint;
-use easyedit::{Editor, EditorOptions, Silent, TextCorpora, device, hparams};
+use easyedit::{Editor, EditorOptions, Session, TextCorpora, device, hparams};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [folder, requests] =
@@ -17,8 +17,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     registry.register::<lens::Lens>();
     let entry = registry.get("LENS")?;
     let found = hparams::find(entry, &model.spec().name, model.spec())?;
-    let mut editor = Editor::new(model, entry.build(&found.document)?, EditorOptions::default());
-    let session = editor.run(&requests, &TextCorpora::default(), &Silent, &mut |record| {
+    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, entry.build(&found.document)?, EditorOptions::default());
+    let session = editor.run(&requests, &mut |record| {
         let prompt = &record.requested_rewrite;
         println!("{} -> {}: {:?} -> {:?}", prompt.filled_prompt(), prompt.target_new, record.pre.rewrite_acc, record.post.rewrite_acc);
         Ok(())

@@ -2,7 +2,7 @@
 
 use easyedit_models::Checkpoint;
 use easyedit_rome::Rome;
-use easyedit_rome::core::{CheckedRequest, EditContext, EditMethod, EditRequest, GenerationConfig, LanguageModel, Method, SelfWritten, Silent};
+use easyedit_rome::core::{CheckedRequest, EditMethod, EditRequest, GenerationConfig, LanguageModel, Method, SelfWritten, Session, Silent};
 use easyedit_rome::core::{Result, device, generate, tokens::encode_prompt};
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
@@ -14,9 +14,8 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     println!("before: {prompt}{}", continued(&*model, &prompt)?);
 
     let mut rome = Rome::new(Rome::hparams_for(model.spec()));
-    let context = EditContext { seed: 0, progress: &Silent, corpora: &SelfWritten, cache: None };
     let request = CheckedRequest::new(EditRequest::new(prompt.clone(), subject, of(3, "Rome")))?;
-    let edit = rome.edit(&*model, &[request], &context)?;
+    let edit = rome.edit(&*model, &[request], &Session::new())?;
     let applied = edit.apply(&mut *model)?;
     println!("after:  {prompt}{}", continued(&*model, &prompt)?);
     applied.revert(&mut *model)?;

@@ -84,10 +84,10 @@ pub(super) fn run(context: &Context, arguments: &DemoArguments) -> Result<()> {
 
 /// The record, and what is shown besides.
 fn value(finished: &Finished) -> Result<Value> {
-    let record = finished.session.records.first().context("the demo has no record")?;
+    let record = finished.run.records.first().context("the demo has no record")?;
     let mut value = serde_json::to_value(record)?;
     if let Value::Object(map) = &mut value {
-        let summary = &finished.session.summary;
+        let summary = &finished.run.summary;
         map.insert("model".into(), json!(summary.run.model));
         map.insert("method".into(), json!(summary.run.method));
         map.insert("hparams_source".into(), json!(finished.hparams.source.to_string()));
@@ -105,7 +105,7 @@ fn text(finished: &Finished, kept: bool) -> String {
         "{}fact      {fact}\n\n{}\n{}\n{}{}",
         finished.heading(),
         continuation_table(&finished.continuations),
-        score_table(&finished.session.summary),
+        score_table(&finished.run.summary),
         finished.closing(),
         style(hint).dim()
     )

@@ -49,9 +49,9 @@ pub(super) fn run(context: &Context, arguments: &EditArguments) -> Result<()> {
     };
     let finished = run.execute(context)?;
     let value = json!({
-        "summary": finished.session.summary,
+        "summary": finished.run.summary,
         "hparams_source": finished.hparams.source.to_string(),
-        "records": finished.session.records,
+        "records": finished.run.records,
         "continuations": finished.continuations,
         "saved": finished.saved,
     });
@@ -69,23 +69,23 @@ fn mode(mode: EditMode) -> Mode {
 }
 
 fn text(finished: &Finished) -> String {
-    let session = &finished.session;
+    let run = &finished.run;
     let mut text = finished.heading();
-    match session.records.as_slice() {
+    match run.records.as_slice() {
         [one] => {
             let request = &one.requested_rewrite;
             text.push_str(&format!("fact      {} → {}\n", request.filled_prompt(), request.target_new));
         }
-        many => text.push_str(&format!("facts     {}, mode {}\n", many.len(), session.summary.run.mode)),
+        many => text.push_str(&format!("facts     {}, mode {}\n", many.len(), run.summary.run.mode)),
     }
     if !finished.continuations.is_empty() {
         text.push_str(&format!("\n{}", continuation_table(&finished.continuations)));
     }
-    if let Some(table) = record_table(&session.records) {
+    if let Some(table) = record_table(&run.records) {
         text.push_str(&format!("\n{table}"));
     }
-    if !session.summary.mean_metrics.post.is_empty() {
-        text.push_str(&format!("\n{}", score_table(&session.summary)));
+    if !run.summary.mean_metrics.post.is_empty() {
+        text.push_str(&format!("\n{}", score_table(&run.summary)));
     }
     text.push_str(&format!("\n{}", finished.closing()));
     text

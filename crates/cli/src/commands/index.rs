@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use easyedit::ike::{Demonstration, DemonstrationIndex, IkeHparams, Kind, Retrieval, Selected};
-use easyedit::{EditContext, TextCorpora};
+use easyedit::TextCorpora;
 use serde_json::{Value, json};
 
 use super::{Context, check_file, utf8_path};
@@ -22,11 +22,9 @@ pub(super) fn run(context: &Context, arguments: &IndexArguments) -> Result<()> {
     if arguments.lexical {
         hparams.retrieval = Retrieval::Lexical;
     }
-    let cache = context.cache();
-    let corpora = TextCorpora::default();
-    let edit_context = EditContext { seed: context.common.seed, progress: context.progress(), corpora: &corpora, cache: Some(&cache) };
+    let session = context.session().with_corpora(TextCorpora::default());
     let started = Instant::now();
-    let index = DemonstrationIndex::open(&hparams, &device, &edit_context)?.context("the file of records has no name")?;
+    let index = DemonstrationIndex::open(&hparams, &device, &session)?.context("the file of records has no name")?;
     let took = started.elapsed().as_secs_f64();
     let nearest = match &arguments.nearest {
         Some(text) => index.nearest(text, arguments.k)?,

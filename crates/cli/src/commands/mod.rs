@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use easyedit::models::{Checkpoint, cache_folder, resolve_model};
-use easyedit::{Edit, LanguageModel, Matrix, ParamName, SAMPLE_CORPUS, SELF_CORPUS};
+use easyedit::{Edit, LanguageModel, Matrix, ParamName, SAMPLE_CORPUS, SELF_CORPUS, Session};
 
 use crate::args::{Command, Common};
 use crate::failure::UsageError;
@@ -55,6 +55,11 @@ impl Context {
     /// Where methods keep what is worth keeping.
     pub(crate) fn cache(&self) -> PathBuf {
         cache_folder()
+    }
+
+    /// The session that the flags ask for.
+    pub(crate) fn session(&self) -> Session {
+        Session::new().with_seed(self.common.seed).with_cache(self.cache()).with_progress(self.bars.clone())
     }
 
     /// Checks `--device`, so that a wrong one is told before anything is computed.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use easyedit::eval::{Record, ReportWriter};
 use easyedit::hparams::{FoundHparams, HparamsSource};
-use easyedit::{CheckedRequest, EditSession, Editor, EditorOptions, HparamsDocument, LanguageModel, MethodEntry, Mode, TextCorpora};
+use easyedit::{CheckedRequest, EditRun, Editor, EditorOptions, HparamsDocument, LanguageModel, MethodEntry, Mode, TextCorpora};
 
 use super::continuations::{Watched, compare};
 use super::destination::{Destination, EditKeeper, Saved};
@@ -43,7 +43,7 @@ pub(super) struct Run<'a> {
 
 /// What came out.
 pub(super) struct Finished {
-    pub(super) session: EditSession<EditKeeper>,
+    pub(super) run: EditRun<EditKeeper>,
     /// One line on the model.
     pub(super) model: String,
     pub(super) hparams: FoundHparams,
@@ -78,14 +78,12 @@ impl Run<'_> {
         let told = describe(&*model, &context.common.device);
         let options = EditorOptions {
             mode: self.mode,
-            seed: context.common.seed,
             evaluate: self.evaluate,
             keep_going: self.requests.len() > 1,
-            cache: Some(context.cache()),
         };
-        let corpora = TextCorpora { corpus: self.corpus.clone() };
+        let session = context.session().with_corpora(TextCorpora { corpus: self.corpus.clone() });
         interrupt::resume("run the same command again to make the rest; an edit that is kept is not written twice");
-        let mut editor = Editor::new(model, method, options);
+        let mut editor = Editor::new(&session, model, method, options);
         let edits = EditKeeper::new(destination.as_ref(), if self.mode == Mode::Batch { 1 } else { self.requests.len() });
         let mut is_named = false;
         let mut on_record = |record: &Record| match &mut report {
@@ -98,18 +96,18 @@ impl Run<'_> {
             }
             None => Ok(()),
         };
-        let session = editor.run_into(edits, &self.requests, &corpora, context.progress(), &mut on_record)?;
+        let run = editor.run_into(edits, &self.requests, &mut on_record)?;
         if let (Some(report), Some(path)) = (report, self.report) {
             interrupt::forget(report.partial_path());
-            report.finish(&session.summary)?;
+            report.finish(&run.summary)?;
             interrupt::keep(path);
         }
         let saved = match &destination {
-            Some(destination) => destination.finish(&checkpoint, &session.edits, || session.edited())?,
+            Some(destination) => destination.finish(&checkpoint, &run.edits, || run.edited())?,
             None => Saved::default(),
         };
-        let continuations = if self.evaluate { self.continuations(&session)? } else { Vec::new() };
-        Ok(Finished { session, model: told, hparams, continuations, saved, report: self.report.cloned() })
+        let continuations = if self.evaluate { self.continuations(&run)? } else { Vec::new() };
+        Ok(Finished { run, model: told, hparams, continuations, saved, report: self.report.cloned() })
     }
 
     /// The files it reads besides the model's.
@@ -151,21 +149,21 @@ impl Run<'_> {
         Ok(found)
     }
 
-    fn continuations(&self, session: &EditSession<EditKeeper>) -> Result<Vec<Continuation>> {
-        let edited: Vec<&Record> = session.records.iter().filter(|record| record.error.is_none()).collect();
+    fn continuations(&self, run: &EditRun<EditKeeper>) -> Result<Vec<Continuation>> {
+        let edited: Vec<&Record> = run.records.iter().filter(|record| record.error.is_none()).collect();
         if edited.is_empty() || edited.len() > MOST_SHOWN {
             return Ok(Vec::new());
         }
         let mut all = Vec::new();
         for (index, record) in edited.iter().enumerate() {
             let model = match self.mode {
-                Mode::Independent => session.edited_by(index)?,
-                Mode::Sequential | Mode::Batch => session.edited()?,
+                Mode::Independent => run.edited_by(index)?,
+                Mode::Sequential | Mode::Batch => run.edited()?,
             };
             let mut watched = Watched::of(&record.requested_rewrite);
             watched.extend(self.watched.iter().cloned());
             watched.sort_by_key(|one| one.role);
-            all.extend(compare(session.original(), &*model, &watched)?);
+            all.extend(compare(run.original(), &*model, &watched)?);
         }
         Ok(all)
     }
@@ -174,7 +172,7 @@ impl Run<'_> {
 impl Finished {
     /// The lines that say what was done.
     pub(super) fn heading(&self) -> String {
-        let run = &self.session.summary.run;
+        let run = &self.run.summary.run;
         let mut text = format!("model     {}\nmethod    {}, hyperparameters {}\n", self.model, run.method, self.hparams.source);
         if self.hparams.source == HparamsSource::Derived
             && let Ok(yaml) = self.hparams.document.to_yaml()
@@ -186,7 +184,7 @@ impl Finished {
 
     /// The lines that say what it took and where it is kept.
     pub(super) fn closing(&self) -> String {
-        let summary = &self.session.summary;
+        let summary = &self.run.summary;
         let mut parts =
             vec![format!("prepared in {}", seconds(summary.seconds.prepare)), format!("edited in {}", seconds(summary.seconds.edit))];
         if summary.seconds.evaluate > 0.0 {
@@ -210,11 +208,11 @@ impl Finished {
 
     /// An error if some requests could not be edited.
     pub(super) fn check(&self) -> Result<()> {
-        let errors: Vec<&str> = self.session.records.iter().filter_map(|record| record.error.as_deref()).collect();
+        let errors: Vec<&str> = self.run.records.iter().filter_map(|record| record.error.as_deref()).collect();
         match errors.as_slice() {
             [] => Ok(()),
             [first, ..] => {
-                bail!("{} of {} requests could not be edited, the first because {first}", errors.len(), self.session.records.len())
+                bail!("{} of {} requests could not be edited, the first because {first}", errors.len(), self.run.records.len())
             }
         }
     }

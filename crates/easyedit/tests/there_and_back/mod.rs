@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use easyedit::models::tiny::convert_checkpoint;
 use easyedit::models::{Checkpoint, Restored, SINGLE_FILE, Way, WeightType, revert, save_checkpoint, save_reverted_into};
-use easyedit::{
-    CheckedRequest, Edit, EditContext, EditRequest, Matrix, OutputFolder, ParamName, Silent, TextCorpora, apply_all, device, hparams,
-};
+use easyedit::{CheckedRequest, Edit, EditRequest, Matrix, OutputFolder, ParamName, Session, Silent, TextCorpora, apply_all, device, hparams};
 use easyedit_tiny_world as tiny_world;
 use tempfile::TempDir;
 
@@ -68,7 +66,7 @@ impl Workshop {
         let entry = registry.get(method)?;
         let found = hparams::find(entry, &model.spec().name, model.spec())?;
         let mut method = entry.build(&found.document)?;
-        let context = EditContext { seed: 0, progress: &Silent, corpora: &self.corpora, cache: Some(&self.cache) };
+        let context = Session::new().with_corpora(self.corpora.clone()).with_cache(&self.cache);
         method.prepare(&*model, &context)?;
         let mut edits = Vec::new();
         for request in requests {

@@ -1,8 +1,6 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{
-    CheckedRequest, EditContext, Error, LanguageModel, Matrix, Module, ParamName, Result, TensorDelta, WeightDelta, WeightLayout,
-};
+use easyedit_core::{CheckedRequest, Error, LanguageModel, Matrix, Module, ParamName, Result, Session, TensorDelta, WeightDelta, WeightLayout};
 use serde_json::{Value, json};
 
 use super::cached_values;
@@ -66,7 +64,7 @@ impl MassEdit<'_> {
         &self,
         model: &dyn LanguageModel,
         requests: &[CheckedRequest],
-        context: &EditContext<'_>,
+        session: &Session,
         solve: &mut SolveKeys<'_>,
     ) -> Result<(BTreeMap<ParamName, TensorDelta>, Value)> {
         let layers = self.settings.layers;
@@ -74,14 +72,14 @@ impl MassEdit<'_> {
         let templates = self.preparation.templates();
         let contexts = requests.iter().map(|request| Contexts::of(model, request, templates, self.settings.fact_token));
         let contexts = contexts.collect::<Result<Vec<Contexts>>>()?;
-        let values = cached_values(model, &contexts, last, &self.values, context)?;
+        let values = cached_values(model, &contexts, last, &self.values, session)?;
 
         let mut working = model.boxed_clone();
         let mut walk = FactWalk::new(model, &contexts)?;
         let read = if self.values.site == ValueSite::BlockOutput { Module::BlockOutput } else { Module::MlpOutput };
         let mut deltas = BTreeMap::new();
         let mut written = Vec::with_capacity(layers.len());
-        context.progress.begin("editing layers", Some(layers.len() as u64));
+        session.progress().begin("editing layers", Some(layers.len() as u64));
         let outcome = layers.iter().enumerate().try_for_each(|(index, layer)| -> Result<()> {
             let keys = walk.keys(working.as_ref(), *layer)?;
             let now = walk.bare_prompts(working.as_ref(), last, read)?;
@@ -98,10 +96,10 @@ impl MassEdit<'_> {
                 working.set_weight(&name, weight + delta.to_tensor(&model.device()))?;
             }
             deltas.insert(name, TensorDelta::new(delta, base));
-            context.progress.advance(1);
+            session.progress().step(1)?;
             Ok(())
         });
-        context.progress.end();
+        session.progress().end();
         outcome?;
         let case_ids: Vec<usize> = contexts.iter().map(|contexts| contexts.case_id).collect();
         written.iter().filter_map(|written| written.warning(&case_ids, self.weight_key)).for_each(|warning| tracing::warn!("{warning}"));

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{Artefact, ArtefactLabel, ArtefactTensor, EditContext, Error, LanguageModel, Result, keep_in_cache, tidy_cache_folder};
+use easyedit_core::{Artefact, ArtefactLabel, ArtefactTensor, Error, LanguageModel, Result, Session, keep_in_cache, tidy_cache_folder};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -26,10 +26,10 @@ pub fn cached_values(
     contexts: &[Contexts],
     layer: usize,
     config: &ValueConfig,
-    context: &EditContext<'_>,
+    session: &Session,
 ) -> Result<Vec<OptimizedValue>> {
     let mut values: Vec<Option<OptimizedValue>> = vec![None; contexts.len()];
-    let cache = context.cache.filter(|_| contexts.len() > 1);
+    let cache = session.cache().filter(|_| contexts.len() > 1);
     let model_fingerprint = if cache.is_some() { fingerprint(model)? } else { String::new() };
     if let Some(folder) = cache {
         tidy_cache_folder(&folder.join("values"));
@@ -46,7 +46,7 @@ pub fn cached_values(
         tracing::info!("{} of {} values come from the cache", contexts.len() - missing.len(), contexts.len());
     }
     let wanted: Vec<&Contexts> = missing.iter().map(|index| &contexts[*index]).collect();
-    optimize_values(model, &wanted, layer, config, context.progress, &mut |number, value, _| {
+    optimize_values(model, &wanted, layer, config, session.progress(), &mut |number, value, _| {
         let index = missing[number];
         if let Some(folder) = cache {
             let identity = Identity::of(&model_fingerprint, &contexts[index], layer, config);

@@ -62,7 +62,7 @@ fn run(
         add(model, batch, partial)?;
         partial.next += 1;
         partial.tokens += tokens;
-        progress.advance(tokens);
+        progress.step(tokens)?;
         if let (Some(checkpoints), Some(due)) = (checkpoints, wait)
             && partial.next < partial.range.end
             && kept.elapsed() >= due

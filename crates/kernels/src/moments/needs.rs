@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use easyedit_core::{EditContext, LanguageModel, Result};
+use easyedit_core::{LanguageModel, Result, Session};
 
 use super::{FoundMoments, MomentConfig, MomentQuery, find_moments};
 
@@ -29,13 +29,13 @@ pub fn needed_moments(
     model: &dyn LanguageModel,
     layers: &[usize],
     needs: &MomentNeeds<'_>,
-    context: &EditContext<'_>,
+    session: &Session,
 ) -> Result<BTreeMap<usize, FoundMoments>> {
     let config = MomentConfig { samples: needs.samples, tokens: needs.tokens, ..MomentConfig::default() };
     let query = MomentQuery {
         stats_dir: Some(Path::new(needs.stats_dir)).filter(|folder| !folder.as_os_str().is_empty()),
         model_name: needs.model_name,
-        ..MomentQuery::new(needs.corpus, config, context.cache.map(|path| path.as_path()))
+        ..MomentQuery::new(needs.corpus, config, session.cache().map(|path| path.as_path()))
     };
-    find_moments(model, layers, &query, context.corpora, context.progress)
+    find_moments(model, layers, &query, session.corpora(), session.progress())
 }

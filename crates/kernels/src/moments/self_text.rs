@@ -83,7 +83,7 @@ fn write(model: &dyn LanguageModel, config: &MomentConfig, wanted: usize, length
                 break;
             }
             left -= ids.len();
-            progress.advance(ids.len() as u64);
+            progress.step(ids.len() as u64)?;
             texts.push(ids);
         }
     }

@@ -52,7 +52,7 @@ pub(super) fn run_restored(
 ) -> Result<Vec<Vec<f64>>> {
     let samples = corrupted.samples();
     let jobs: Vec<Job> = restorations.iter().enumerate().filter_map(|(index, one)| Job::of(index, one, prompt.subject.start)).collect();
-    progress.advance(((restorations.len() - jobs.len()) * samples) as u64);
+    progress.step(((restorations.len() - jobs.len()) * samples) as u64)?;
     let mut batches = share_out(jobs, |start| batch_tokens / (samples * (clean.width() - start)));
     let tokens = |batch: &[Job]| batch.first().map_or(0, |job| batch.len() * samples * (clean.width() - job.tokens.start));
     // Batches of like size run side by side.
@@ -72,7 +72,7 @@ pub(super) fn run_restored(
             for (job, probabilities) in batches[*number].iter().zip(result.chunks(samples)) {
                 restored[job.index] = probabilities.to_vec();
             }
-            progress.advance((batches[*number].len() * samples) as u64);
+            progress.step((batches[*number].len() * samples) as u64)?;
         }
     }
     Ok(restored)

@@ -56,7 +56,7 @@ pub fn optimize_values(
                     1 => progress.remark(&format!("loss {mean:.3}")),
                     many => progress.remark(&format!("{many} at once, mean loss {mean:.3}")),
                 }
-                progress.advance(if alone { 1 } else { left as u64 });
+                progress.step(if alone { 1 } else { left as u64 })?;
                 if left > 0 {
                     break;
                 }

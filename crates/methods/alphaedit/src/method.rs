@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{CheckedRequest, Edit, EditContext, EditMethod, Error, Hparams, LanguageModel, Method, ModelSpec, Result};
+use easyedit_core::{CheckedRequest, Edit, EditMethod, Error, Hparams, LanguageModel, Method, ModelSpec, Result, Session};
 use easyedit_kernels::{KeyWeight, MassEdit, NullSpace, Preparation, ResidualShare, ValueSite, needed_moments};
 use serde_json::Value;
 
@@ -42,11 +42,11 @@ impl EditMethod for AlphaEdit {
         &["nullspace_threshold", "L2", "v_lr", "v_num_grad_steps"]
     }
 
-    fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
+    fn prepare(&mut self, model: &dyn LanguageModel, session: &Session) -> Result<()> {
         let settings = self.hparams.settings();
-        self.preparation.prepare(model, &settings, false, context)?;
+        self.preparation.prepare(model, &settings, false, session)?;
         let missing: Vec<usize> = settings.layers.iter().copied().filter(|layer| !self.spaces.contains_key(layer)).collect();
-        let found = if missing.is_empty() { BTreeMap::new() } else { needed_moments(model, &missing, &settings.moments, context)? };
+        let found = if missing.is_empty() { BTreeMap::new() } else { needed_moments(model, &missing, &settings.moments, session)? };
         for (layer, found) in found {
             found.check(layer)?;
             let space = NullSpace::of(&found.moments, self.hparams.nullspace_threshold, &found.describe(layer))?;
@@ -56,14 +56,14 @@ impl EditMethod for AlphaEdit {
         Ok(())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
-        self.prepare(model, context)?;
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit> {
+        self.prepare(model, session)?;
         let settings = self.hparams.settings();
         let values = settings.value_config(ValueSite::BlockOutput);
         let mass = MassEdit { settings, preparation: &self.preparation, values, share: ResidualShare::Linear, weight_key: "L2" };
         let weight = KeyWeight::of(self.hparams.L2, self.hparams.target_share);
         let mut written = BTreeMap::new();
-        let (deltas, told) = mass.run(model, requests, context, &mut |model, layer, keys| {
+        let (deltas, told) = mass.run(model, requests, session, &mut |model, layer, keys| {
             let space = self.spaces.get(&layer).ok_or_else(|| Error::Batch(format!("there is no null space of layer {layer}")))?;
             let before = model.fingerprint(&model.spec().mlp_out_weight(layer))?;
             let earlier = self.histories.get(&layer).map(|history| history.keys(&before)).unwrap_or_default();
@@ -71,7 +71,7 @@ impl EditMethod for AlphaEdit {
             written.insert(layer, (before, keys.to_vec()));
             Ok(solved)
         })?;
-        let edit = Edit::of(self, model, requests, context.seed, told, deltas);
+        let edit = Edit::of(self, model, requests, session.seed(), told, deltas);
         let mut edited = model.boxed_clone();
         let _applied = edit.apply(edited.as_mut())?;
         for (layer, (before, keys)) in written {

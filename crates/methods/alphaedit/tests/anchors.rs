@@ -11,7 +11,7 @@ use easyedit_models::tiny::tiny_model;
 use support::*;
 
 fn moments(model: &dyn LanguageModel, hparams: &AlphaEditHparams) -> SecondMoments {
-    second_moments(model, &[1], &hparams.settings(), &CONTEXT).unwrap().remove(&1).unwrap()
+    second_moments(model, &[1], &hparams.settings(), &session()).unwrap().remove(&1).unwrap()
 }
 
 /// With a threshold that leaves at least half of the directions to be changed.
@@ -71,6 +71,6 @@ fn an_edit_spares_those_made_before_it_in_the_same_model_only() {
     let ignorant = disturbed(&mut AlphaEdit::new(hparams.clone()), once.as_ref());
     assert!(knowing < 0.2 * ignorant, "{knowing} and {ignorant}");
     // On the original, the edit that was made there and taken back is no history.
-    let fresh = AlphaEdit::new(hparams).edit(model.as_ref(), std::slice::from_ref(&second), &CONTEXT).unwrap();
-    assert_eq!(method.edit(model.as_ref(), std::slice::from_ref(&second), &CONTEXT).unwrap(), fresh);
+    let fresh = AlphaEdit::new(hparams).edit(model.as_ref(), std::slice::from_ref(&second), &session()).unwrap();
+    assert_eq!(method.edit(model.as_ref(), std::slice::from_ref(&second), &session()).unwrap(), fresh);
 }

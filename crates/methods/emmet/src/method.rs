@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{CheckedRequest, Edit, EditContext, EditMethod, Error, Hparams, LanguageModel, Method, ModelSpec, Result};
+use easyedit_core::{CheckedRequest, Edit, EditMethod, Error, Hparams, LanguageModel, Method, ModelSpec, Result, Session};
 use easyedit_kernels::{Cholesky, KeyWeight, MassEdit, Preparation, ResidualShare, ValueSite, second_moments};
 use serde_json::Value;
 
@@ -41,26 +41,26 @@ impl EditMethod for Emmet {
         &["mom2_update_weight", "emmet_lambda", "v_lr", "v_num_grad_steps"]
     }
 
-    fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
+    fn prepare(&mut self, model: &dyn LanguageModel, session: &Session) -> Result<()> {
         let settings = self.hparams.settings();
-        self.preparation.prepare(model, &settings, false, context)?;
+        self.preparation.prepare(model, &settings, false, session)?;
         let missing: Vec<usize> = settings.layers.iter().copied().filter(|layer| !self.factors.contains_key(layer)).collect();
-        for (layer, moments) in second_moments(model, &missing, &settings, context)? {
+        for (layer, moments) in second_moments(model, &missing, &settings, session)? {
             self.factors.insert(layer, moments.factor_scaled(self.hparams.mom2_update_weight, self.hparams.update_norm_lambda, layer)?);
         }
         Ok(())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
-        self.prepare(model, context)?;
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit> {
+        self.prepare(model, session)?;
         let settings = self.hparams.settings();
         let values = settings.value_config(ValueSite::BlockOutput);
         let mass = MassEdit { settings, preparation: &self.preparation, values, share: ResidualShare::Linear, weight_key: "emmet_lambda" };
         let weight = KeyWeight::of(self.hparams.emmet_lambda, self.hparams.target_share);
-        let (deltas, told) = mass.run(model, requests, context, &mut |_, layer, keys| {
+        let (deltas, told) = mass.run(model, requests, session, &mut |_, layer, keys| {
             let factor = self.factors.get(&layer).ok_or_else(|| Error::Batch(format!("there is no second moment of layer {layer}")))?;
             factor.solve_with_keys(weight, keys, &format!("the keys of layer {layer}"))
         })?;
-        Ok(Edit::of(self, model, requests, context.seed, told, deltas))
+        Ok(Edit::of(self, model, requests, session.seed(), told, deltas))
     }
 }

@@ -39,7 +39,7 @@ fn one_exact_fact_is_written_along_the_key_seen_through_the_second_moment() {
     let model = tiny_model("llama", 32).unwrap();
     let hparams = hparams(model.as_ref(), 0.0);
     let settings: LocateSettings<'_> = hparams.settings();
-    let moments = second_moments(model.as_ref(), &[1], &settings, &CONTEXT).unwrap().remove(&1).unwrap();
+    let moments = second_moments(model.as_ref(), &[1], &settings, &session()).unwrap().remove(&1).unwrap();
     let key = at_fact(model.as_ref(), &requests()[0], 1, Module::MlpKey);
     let direction = moments.factor_scaled(1.0, 1e-3, 1).unwrap().solve(&key);
     let along: f64 = direction.iter().zip(&key).map(|(d, k)| d * k).sum();

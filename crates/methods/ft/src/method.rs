@@ -1,4 +1,4 @@
-use easyedit_core::{CheckedRequest, Edit, EditContext, EditMethod, Error, Hparams, LanguageModel, Method, ModelSpec, Result, WeightDelta};
+use easyedit_core::{CheckedRequest, Edit, EditMethod, Error, Hparams, LanguageModel, Method, ModelSpec, Result, Session, WeightDelta};
 use easyedit_kernels::{TargetLoss, TrainingRow};
 use serde_json::{Value, json};
 
@@ -54,18 +54,18 @@ impl EditMethod for Ft {
         &["lr", "num_steps", "norm_constraint"]
     }
 
-    fn prepare(&mut self, model: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
+    fn prepare(&mut self, model: &dyn LanguageModel, _: &Session) -> Result<()> {
         weights_of(model, &self.hparams.rewrite_module_tmp, &self.hparams.layers).map(|_| ())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit> {
         let hparams = &self.hparams;
         let names = weights_of(model, &hparams.rewrite_module_tmp, &hparams.layers)?;
         let rows = requests.iter().map(|request| self.row(model, request)).collect::<Result<Vec<TrainingRow>>>()?;
         let parts = TargetLoss::in_parts(model, &rows, hparams.batch_size, &names)?;
         let mut training = Training::new(model, &names, hparams)?;
         let mut losses = Vec::new();
-        context.progress.begin("fine-tuning", Some(hparams.num_steps as u64));
+        session.progress().begin("fine-tuning", Some(hparams.num_steps as u64));
         let outcome = (|| -> Result<()> {
             for step in 0..hparams.num_steps {
                 let mut sum = 0.0;
@@ -81,20 +81,20 @@ impl EditMethod for Ft {
                 }
                 let mean = sum / rows.len() as f64;
                 losses.push(mean);
-                context.progress.remark(&format!("loss {mean:.3}"));
-                context.progress.advance(1);
+                session.progress().remark(&format!("loss {mean:.3}"));
+                session.progress().step(1)?;
                 if mean < LOSS_THRESHOLD {
                     break;
                 }
             }
             Ok(())
         })();
-        context.progress.end();
+        session.progress().end();
         outcome?;
         let deltas = training.deltas()?;
         let norms: serde_json::Map<String, Value> = deltas.iter().map(|(name, change)| (name.to_string(), told(&change.delta))).collect();
         let diagnostics = json!({ "losses": losses, "changes": norms });
-        Ok(Edit::of(self, model, requests, context.seed, diagnostics, deltas))
+        Ok(Edit::of(self, model, requests, session.seed(), diagnostics, deltas))
     }
 }
 

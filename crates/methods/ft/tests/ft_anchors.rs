@@ -100,9 +100,9 @@ fn the_template_names_weights_as_part_of_their_names() {
         ("transformer.h.{}.mlp.c_prj", 1, "mlp.c_fc.weight"),
         ("transformer.h.{}.mlp.c_proj", 9, "layer 9 is out of range"),
     ] {
-        let message = Ft::new(with(template, &[layer])).edit(&*model, &requests(), &CONTEXT).unwrap_err().to_string();
+        let message = Ft::new(with(template, &[layer])).edit(&*model, &requests(), &session()).unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
-        assert!(Ft::new(with(template, &[layer])).prepare(&*model, &CONTEXT).is_err());
+        assert!(Ft::new(with(template, &[layer])).prepare(&*model, &session()).is_err());
     }
 }
 
@@ -137,6 +137,6 @@ fn requests_are_learned_in_parts() {
 fn a_loss_that_is_not_finite_is_an_error() {
     let model = tiny_model("llama", 47).unwrap();
     let hparams = FtHparams { lr: 1e39, ..hparams(&*model) };
-    let message = Ft::new(hparams).edit(&*model, &requests(), &CONTEXT).unwrap_err().to_string();
+    let message = Ft::new(hparams).edit(&*model, &requests(), &session()).unwrap_err().to_string();
     assert!(message.contains("lr"), "{message}");
 }

@@ -1,8 +1,6 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{
-    CheckedRequest, Edit, EditContext, EditMethod, EditedModel, Error, Hparams, LanguageModel, Method, ModelSpec, Overlay, Result,
-};
+use easyedit_core::{CheckedRequest, Edit, EditMethod, EditedModel, Error, Hparams, LanguageModel, Method, ModelSpec, Overlay, Result, Session};
 use easyedit_kernels::sampled_fingerprint;
 use serde_json::{Value, json};
 
@@ -95,7 +93,7 @@ impl EditMethod for Grace {
         &["eps", "edit_lr", "n_iter"]
     }
 
-    fn prepare(&mut self, model: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
+    fn prepare(&mut self, model: &dyn LanguageModel, _: &Session) -> Result<()> {
         let rules = self.hparams.rules(model.spec())?;
         if rules.stack == Stack::Decoder && rules.layer + 1 == model.spec().n_layers {
             tracing::warn!("the codebook stands beside the last layer, from which only an answer's first token can be changed");
@@ -103,25 +101,25 @@ impl EditMethod for Grace {
         Ok(())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit> {
         let rules = self.hparams.rules(model.spec())?;
         // Keys and values are those of the model without the codebook, so that they do not depend on what else is in it.
         let (mut merged, beneath) = uppermost(model, rules)?;
         let mut own = Codebook::new(rules);
         let mut all_told = Vec::with_capacity(requests.len());
-        context.progress.begin("finding values", Some(requests.len() as u64));
+        session.progress().begin("finding values", Some(requests.len() as u64));
         let outcome = requests.iter().try_for_each(|request| -> Result<()> {
-            let (insertion, mut told) = self.insertion(beneath, request, rules, context.seed)?;
+            let (insertion, mut told) = self.insertion(beneath, request, rules, session.seed())?;
             told["outcome"] = json!(merged.insert(insertion.clone()));
             own.insert(insertion);
             all_told.push(told);
-            context.progress.advance(1);
+            session.progress().step(1)?;
             Ok(())
         });
-        context.progress.end();
+        session.progress().end();
         outcome?;
         let overlay = own.to_overlay(&sampled_fingerprint(beneath)?)?;
-        Ok(Edit::of(self, model, requests, context.seed, Value::Array(all_told), BTreeMap::new()).with_overlay(overlay))
+        Ok(Edit::of(self, model, requests, session.seed(), Value::Array(all_told), BTreeMap::new()).with_overlay(overlay))
     }
 
     fn changes_weights(&self) -> bool {

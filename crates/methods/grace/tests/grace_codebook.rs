@@ -4,10 +4,7 @@
 use std::collections::BTreeMap;
 
 use easyedit_core::tokens::{encode_prompt, encode_with_target};
-use easyedit_core::{
-    Capture, CheckedRequest, Corpora, Edit, EditContext, EditMethod, EditRequest, GenerationConfig, Hparams, HparamsDocument,
-    LanguageModel, Method, Module, Registry, Result, Silent, Site, TokenBatch, generate, tensor_values,
-};
+use easyedit_core::{Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, GenerationConfig, Hparams, HparamsDocument, LanguageModel, Method, Module, Registry, Result, Session, Silent, Site, TokenBatch, generate, tensor_values};
 use easyedit_grace::{Codebook, EditId, Expansion, Grace, GraceHparams, Insertion, Outcome, Replacement, Rules, Stack, ValueStart};
 use easyedit_models::tiny::tiny_model;
 
@@ -22,7 +19,9 @@ impl Corpora for NoText {
     }
 }
 
-const CONTEXT: EditContext<'static> = EditContext { seed: 3, progress: &Silent, corpora: &NoText, cache: None };
+fn session() -> Session {
+    Session::new().with_seed(3).with_corpora(NoText)
+}
 
 fn codebook(eps_expand: Expansion) -> Codebook {
     Codebook::new(Rules { stack: Stack::Decoder, layer: 0, eps_expand, replacement: Replacement::ReplaceLast })
@@ -139,7 +138,7 @@ fn requests() -> Vec<CheckedRequest> {
 }
 
 fn edit(model: &dyn LanguageModel, requests: &[CheckedRequest]) -> Edit {
-    Grace::new(hparams(model.spec())).edit(model, requests, &CONTEXT).unwrap()
+    Grace::new(hparams(model.spec())).edit(model, requests, &session()).unwrap()
 }
 
 fn registry() -> Registry {
@@ -197,7 +196,7 @@ fn a_codebook_in_the_encoder_gives_the_likelihood_of_the_search() {
     let model = tiny_model("t5", 11).unwrap();
     for replacement in [Replacement::ReplaceLast, Replacement::ReplacePrompt] {
         let requests = requests();
-        let made = Grace::new(in_encoder(model.spec(), replacement)).edit(&*model, &requests, &CONTEXT).unwrap();
+        let made = Grace::new(in_encoder(model.spec(), replacement)).edit(&*model, &requests, &session()).unwrap();
         let told = made.diagnostics.clone();
         let edited = registry().apply(&[made], model.boxed_clone()).unwrap();
         for (request, told) in requests.iter().zip(told.as_array().unwrap()) {
@@ -223,7 +222,7 @@ fn the_value_stands_at_the_prompts_end_alone_or_at_all_of_its_tokens() {
     let request = &requests()[..1];
     for replacement in [Replacement::ReplaceLast, Replacement::ReplacePrompt] {
         let mut grace = Grace::new(GraceHparams { replacement, ..hparams(model.spec()) });
-        let made = grace.edit(&*model, request, &CONTEXT).unwrap();
+        let made = grace.edit(&*model, request, &session()).unwrap();
         let value = made.overlay.as_ref().unwrap().tensors["values"].clone();
         let edited = registry().apply(&[made], model.boxed_clone()).unwrap();
         let tokens = encode_with_target(&*model, request[0].prompt(), request[0].target_new()).unwrap();
@@ -302,7 +301,7 @@ fn values_may_begin_at_random_and_the_same_seed_gives_the_same_edit() {
     let model = tiny_model("gpt2", 11).unwrap();
     let run = |seed| {
         let mut grace = Grace::new(GraceHparams { val_init: ValueStart::Cold, ..hparams(model.spec()) });
-        grace.edit(&*model, &requests()[..1], &EditContext { seed, ..CONTEXT }).unwrap()
+        grace.edit(&*model, &requests()[..1], &session().with_seed(seed)).unwrap()
     };
     assert_eq!(run(1), run(1));
     assert_ne!(run(1).overlay.unwrap().tensors["values"], run(2).overlay.unwrap().tensors["values"]);

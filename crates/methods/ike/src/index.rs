@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-use easyedit_core::{CheckedRequest, EditContext, EditRequest, Error, Matrix, Result, SentenceEncoder, WeightLayout, weight_product};
+use easyedit_core::{CheckedRequest, EditRequest, Error, Matrix, Result, SentenceEncoder, Session, WeightLayout, weight_product};
 
 use crate::word_vectors::WordVectors;
 use crate::{Demonstration, IkeHparams, Kind, Retrieval, Selected, demonstrations_of, index_file, nearest};
@@ -44,19 +44,19 @@ impl DemonstrationIndex {
     /// # Errors
     ///
     /// If the records cannot be read, or there is no encoder and the hyperparameters ask for one; if the cache cannot be written.
-    pub fn open(hparams: &IkeHparams, device: &Device, context: &EditContext<'_>) -> Result<Option<Self>> {
+    pub fn open(hparams: &IkeHparams, device: &Device, session: &Session) -> Result<Option<Self>> {
         let Some(name) = hparams.train_data.as_deref().filter(|name| !name.trim().is_empty()) else { return Ok(None) };
-        let records = context.corpora.records(name)?;
+        let records = session.corpora().records(name)?;
         match hparams.retrieval {
             Retrieval::Lexical => Self::of_words(&records),
             Retrieval::Embedding => {
                 let wanted = &hparams.sentence_model_name;
-                let encoder = context.corpora.sentence_encoder(wanted, device, context.progress).map_err(|error| {
+                let encoder = session.corpora().sentence_encoder(wanted, device, session.progress()).map_err(|error| {
                     Error::hparams(format!(
                         "sentence_model_name: {error}\nname a folder or Hub id of a sentence encoder that is there, or set retrieval to lexical, which needs none"
                     ))
                 })?;
-                Self::of_embeddings(&records, encoder, device, context)
+                Self::of_embeddings(&records, encoder, device, session)
             }
         }
         .map(Some)
@@ -82,10 +82,10 @@ impl DemonstrationIndex {
         records: &[EditRequest],
         encoder: Box<dyn SentenceEncoder>,
         device: &Device,
-        context: &EditContext<'_>,
+        session: &Session,
     ) -> Result<Self> {
         let (demonstrations, prompts) = checked(records)?;
-        let found = index_file::find_or_build(&demonstrations, &*encoder, context.cache, context.progress)?;
+        let found = index_file::find_or_build(&demonstrations, &*encoder, session.cache(), session.progress())?;
         let rows = found.embeddings.to_tensor(device);
         let space = Space::Embeddings(Box::new(Embeddings { encoder, rows, file: found.file, is_new: found.is_new }));
         Ok(Self { demonstrations, prompts, space })

@@ -124,7 +124,7 @@ fn embed(demonstrations: &[Demonstration], encoder: &dyn SentenceEncoder, progre
         }
         width = wide;
         rows.extend_from_slice(part.values());
-        progress.advance(texts.len() as u64);
+        progress.step(texts.len() as u64)?;
         Ok(())
     });
     progress.end();

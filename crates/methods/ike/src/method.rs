@@ -1,8 +1,6 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{
-    CheckedRequest, Edit, EditContext, EditMethod, EditedModel, Error, Hparams, LanguageModel, Matrix, Method, ModelSpec, Result,
-};
+use easyedit_core::{CheckedRequest, Edit, EditMethod, EditedModel, Error, Hparams, LanguageModel, Matrix, Method, ModelSpec, Result, Session};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -91,11 +89,11 @@ impl EditMethod for Ike {
         &["k"]
     }
 
-    fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
+    fn prepare(&mut self, model: &dyn LanguageModel, session: &Session) -> Result<()> {
         if self.index.is_some() {
             return Ok(());
         }
-        self.index = DemonstrationIndex::open(&self.hparams, &model.device(), context)?;
+        self.index = DemonstrationIndex::open(&self.hparams, &model.device(), session)?;
         if self.index.is_none() && !std::mem::replace(&mut self.warned, true) {
             tracing::warn!(
                 "there are no records to make demonstrations of (train_data, or --demonstrations FILE): the new fact stands alone before the question"
@@ -104,20 +102,20 @@ impl EditMethod for Ike {
         Ok(())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit> {
         if requests.is_empty() {
             return Err(Error::Batch("there are no requests to edit".into()));
         }
-        self.prepare(model, context)?;
+        self.prepare(model, session)?;
         let facts: Vec<Fact> =
             requests.iter().map(|request| Fact { prompt: request.prompt().to_owned(), target: request.target_new().to_owned() }).collect();
-        let demonstrations = self.demonstrations(requests, &facts, context.seed)?;
+        let demonstrations = self.demonstrations(requests, &facts, session.seed())?;
         let own = Context::new(&self.hparams, demonstrations, facts);
         let overlay = own.to_overlay()?;
         let (whole, beneath) = merged(own, model)?;
         let fitted = whole.fitted(&*beneath)?;
         let told = json!({ "demonstrations": fitted.used, "left_out": fitted.left_out, "context_tokens": fitted.tokens });
-        Ok(Edit::of(self, model, requests, context.seed, told, BTreeMap::new()).with_overlay(overlay))
+        Ok(Edit::of(self, model, requests, session.seed(), told, BTreeMap::new()).with_overlay(overlay))
     }
 
     fn changes_weights(&self) -> bool {
@@ -129,7 +127,7 @@ impl EditMethod for Ike {
             method: self.name().to_owned(),
             message: "the edit holds nothing to lay over a model".into(),
         })?;
-        let (context, beneath) = merged(Context::of_overlay(overlay)?, &*model)?;
+        let (session, beneath) = merged(Context::of_overlay(overlay)?, &*model)?;
         let fitted = context.fitted(&*beneath)?;
         if fitted.left_out > 0 {
             tracing::warn!(

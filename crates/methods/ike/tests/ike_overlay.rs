@@ -6,10 +6,7 @@ mod support;
 use std::borrow::Cow;
 
 use easyedit_core::tokens::{encode_prompt, encode_with_target};
-use easyedit_core::{
-    CheckedRequest, Edit, EditContext, EditMethod, EditRequest, EditedModel, ForwardChange, GenerationConfig, LanguageModel, Method,
-    Overlay, Registry, Silent, generate,
-};
+use easyedit_core::{CheckedRequest, Edit, EditMethod, EditRequest, EditedModel, ForwardChange, GenerationConfig, LanguageModel, Method, Overlay, Registry, Session, Silent, generate};
 use easyedit_ike::{Ike, IkeHparams, Retrieval, Selection, demonstrations_of};
 use easyedit_models::tiny::tiny_model;
 use serde_json::{Value, json};
@@ -27,7 +24,7 @@ fn requests() -> [EditRequest; 2] {
 
 fn edit(hparams: IkeHparams, model: &dyn LanguageModel, requests: &[EditRequest]) -> easyedit_core::Result<Edit> {
     let given = Given { records: records(12), encoder: Some(Letters::default()) };
-    let context = EditContext { seed: 3, progress: &Silent, corpora: &given, cache: None };
+    let context = Session::new().with_seed(3).with_corpora(given);
     Ike::new(hparams).edit(model, &CheckedRequest::all(requests.iter().cloned())?, &context)
 }
 

@@ -6,18 +6,22 @@ mod support;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{CheckedRequest, Corpora, EditContext, EditRequest, HparamsDocument, Silent, device};
+use easyedit_core::{CheckedRequest, Corpora, EditRequest, HparamsDocument, Session, Silent, device};
 use easyedit_ike::{DemonstrationIndex, IkeHparams, Kind, Retrieval, Selection, by_ratio, demonstrations_of, nearest};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use support::{Given, Letters, records};
 
-fn context<'a>(corpora: &'a dyn Corpora, cache: Option<&'a PathBuf>) -> EditContext<'a> {
-    EditContext { seed: 0, progress: &Silent, corpora, cache }
+fn session(corpora: impl Corpora + 'static, cache: Option<&PathBuf>) -> Session {
+    let session = Session::new().with_corpora(corpora);
+    match cache {
+        Some(cache) => session.with_cache(cache),
+        None => session,
+    }
 }
 
 fn open(records: &[EditRequest], encoder: &Letters, cache: Option<&PathBuf>) -> easyedit_core::Result<DemonstrationIndex> {
     let device = device::select("cpu").unwrap();
-    DemonstrationIndex::of_embeddings(records, Box::new(encoder.clone()), &device, &context(&Given::default(), cache))
+    DemonstrationIndex::of_embeddings(records, Box::new(encoder.clone()), &device, &session(Given::default(), cache))
 }
 
 #[test]
@@ -90,11 +94,11 @@ fn an_index_is_kept_and_belongs_to_encoder_and_records() {
     let (mut records, encoder) = (records(200), Letters::default());
     let first = open(&records, &encoder, Some(&cache)).unwrap();
     let strings = first.demonstrations().len();
-    assert!(first.is_new() && encoder.embedded.get() == strings);
+    assert!(first.is_new() && encoder.embedded.load(Ordering::Relaxed) == strings);
     let file = first.file().unwrap();
     assert!(file.file_name().unwrap().to_string_lossy().starts_with("letters_200-"), "{}", file.display());
     let again = open(&records, &encoder, Some(&cache)).unwrap();
-    assert!(!again.is_new() && encoder.embedded.get() == strings);
+    assert!(!again.is_new() && encoder.embedded.load(Ordering::Relaxed) == strings);
     let query = ["New Fact: Cleo 2 lives in Tarn"];
     assert_eq!(again.similarities(&query).unwrap(), first.similarities(&query).unwrap());
     assert!(open(&records, &Letters { version: 1, ..Letters::default() }, Some(&cache)).unwrap().is_new(), "another encoder");
@@ -168,16 +172,16 @@ fn an_encoder_that_fails_leaves_nothing_behind() {
     let hparams = IkeHparams { train_data: Some("facts.json".into()), ..IkeHparams::default() };
     let given = Given { records: records(3), encoder: None };
     let device = device::select("cpu").unwrap();
-    let error = DemonstrationIndex::open(&hparams, &device, &context(&given, None)).map(|_| ()).unwrap_err().to_string();
+    let error = DemonstrationIndex::open(&hparams, &device, &session(given.clone(), None)).map(|_| ()).unwrap_err().to_string();
     for part in ["sentence_model_name", "all-MiniLM-L6-v2 cannot be downloaded", "retrieval", "lexical"] {
         assert!(error.contains(part), "{part}: {error}");
     }
     let lexical = IkeHparams { retrieval: Retrieval::Lexical, ..hparams.clone() };
-    let index = DemonstrationIndex::open(&lexical, &device, &context(&given, None)).unwrap().unwrap();
+    let index = DemonstrationIndex::open(&lexical, &device, &session(given.clone(), None)).unwrap().unwrap();
     assert_eq!((index.encoder(), index.file(), index.records()), (None, None, 3));
     assert_eq!(index.nearest("Where does Cleo 2 live?", 1).unwrap()[0].index, 6);
     let none = IkeHparams { train_data: None, ..hparams };
-    assert!(DemonstrationIndex::open(&none, &device, &context(&given, None)).unwrap().is_none());
+    assert!(DemonstrationIndex::open(&none, &device, &session(given.clone(), None)).unwrap().is_none());
 }
 
 #[test]

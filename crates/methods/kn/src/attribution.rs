@@ -48,7 +48,7 @@ pub fn attribute(model: &dyn LanguageModel, tokens: &TargetTokens, steps: usize,
                     *score += f64::from(activation) * slope / (steps * count) as f64;
                 }
             }
-            progress.advance(group.iter().map(|part| part.scales.len() as u64).sum());
+            progress.step(group.iter().map(|part| part.scales.len() as u64).sum())?;
         }
         probabilities.push(place.probability()?);
         Ok(())

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{CheckedRequest, Edit, EditContext, EditMethod, EditedModel, Error, Hparams, LanguageModel, Method, ModelSpec, Result};
+use easyedit_core::{CheckedRequest, Edit, EditMethod, EditedModel, Error, Hparams, LanguageModel, Method, ModelSpec, Result, Session};
 use easyedit_kernels::{TemplateConfig, context_templates};
 use serde_json::{Value, json};
 
@@ -39,14 +39,14 @@ impl Kn {
         &self,
         model: &dyn LanguageModel,
         request: &CheckedRequest,
-        context: &EditContext<'_>,
+        session: &Session,
     ) -> Result<(Answer, Vec<Neuron>, Value)> {
         let answer = Answer::of(model, request, self.hparams.refine)?;
         let mut sets = Vec::with_capacity(answer.prompts.len());
         let mut probabilities = Vec::with_capacity(answer.prompts.len());
         for tokens in &answer.prompts {
             let attribution =
-                attribute(model, tokens, self.hparams.steps, context.progress).map_err(|error| request.error(error.to_string()))?;
+                attribute(model, tokens, self.hparams.steps, session.progress()).map_err(|error| request.error(error.to_string()))?;
             sets.push(coarse(&attribution, self.hparams.adaptive_threshold));
             probabilities.push(attribution.probabilities);
         }
@@ -150,25 +150,25 @@ impl EditMethod for Kn {
         &["lambda_2", "adaptive_threshold"]
     }
 
-    fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
+    fn prepare(&mut self, model: &dyn LanguageModel, session: &Session) -> Result<()> {
         let lengths = &self.hparams.context_template_length_params;
         if !self.changes_weights() || lengths.is_empty() {
             self.templates = vec!["{}".to_owned()];
         } else if self.templates.is_empty() {
-            let config = TemplateConfig { lengths: lengths.clone(), seed: context.seed };
-            self.templates = context_templates(model, &config, context.cache.map(|path| path.as_path()), context.progress)?;
+            let config = TemplateConfig { lengths: lengths.clone(), seed: session.seed() };
+            self.templates = context_templates(model, &config, session.cache().map(|path| path.as_path()), session.progress())?;
         }
         Ok(())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
-        self.prepare(model, context)?;
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit> {
+        self.prepare(model, session)?;
         self.warn(requests);
         let mut all_told = Vec::with_capacity(requests.len());
         let mut all_neurons = Vec::with_capacity(requests.len());
         let mut changes = Changes::default();
         for request in requests {
-            let (answer, neurons, mut told) = self.neurons(model, request, context)?;
+            let (answer, neurons, mut told) = self.neurons(model, request, session)?;
             if self.changes_weights() {
                 told["change"] = json!(self.change(model, request, (&answer, &neurons), &mut changes)?);
             }
@@ -178,7 +178,7 @@ impl EditMethod for Kn {
         if self.changes_weights() && requests.len() > 1 {
             self.tell_together(model, requests, &changes, &mut all_told)?;
         }
-        let edit = |deltas| Edit::of(self, model, requests, context.seed, Value::Array(all_told), deltas);
+        let edit = |deltas| Edit::of(self, model, requests, session.seed(), Value::Array(all_told), deltas);
         match self.changes_weights() {
             true => Ok(edit(changes.deltas(model)?)),
             false => Ok(edit(BTreeMap::new()).with_overlay(PatchData { mode: self.hparams.mode, neurons: all_neurons }.to_overlay()?)),

@@ -3,10 +3,7 @@
 
 use burn::tensor::{Tensor, activation};
 use easyedit_core::tokens::{TargetTokens, encode_with_target};
-use easyedit_core::{
-    Capture, CheckedRequest, Corpora, Edit, EditContext, EditMethod, EditRequest, HparamsDocument, LanguageModel, Method, Module, Probe,
-    Registry, Result, Silent, Site, TokenBatch, WeightLayout, tensor_values,
-};
+use easyedit_core::{Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, HparamsDocument, LanguageModel, Method, Module, Probe, Registry, Result, Session, Silent, Site, TokenBatch, WeightLayout, tensor_values};
 use easyedit_kn::{Kn, KnHparams, KnMode, attribute};
 use easyedit_models::tiny::tiny_model;
 
@@ -20,7 +17,9 @@ impl Corpora for NoText {
     }
 }
 
-const CONTEXT: EditContext<'static> = EditContext { seed: 3, progress: &Silent, corpora: &NoText, cache: None };
+fn session() -> Session {
+    Session::new().with_seed(3).with_corpora(NoText)
+}
 
 /// Scales one token's activations at a site, tracked if a gradient is wanted.
 struct Scaled {
@@ -136,7 +135,7 @@ fn hparams(model: &dyn LanguageModel, mode: KnMode) -> KnHparams {
 }
 
 fn edit(model: &dyn LanguageModel, hparams: KnHparams, request: EditRequest) -> Edit {
-    Kn::new(hparams).edit(model, &[CheckedRequest::new(request).unwrap()], &CONTEXT).unwrap()
+    Kn::new(hparams).edit(model, &[CheckedRequest::new(request).unwrap()], &session()).unwrap()
 }
 
 #[test]
@@ -240,7 +239,7 @@ fn the_new_answer_becomes_more_probable_with_every_neuron_and_with_all_of_them()
 fn several_requests_are_told_of_alone_and_together() {
     let model = tiny_model("llama", 28).unwrap();
     let second = EditRequest { case_id: 9, ..EditRequest::new("Two and two are", "", "five") };
-    let made = Kn::new(hparams(&*model, KnMode::Edit)).edit(&*model, &CheckedRequest::all([request(), second]).unwrap(), &CONTEXT).unwrap();
+    let made = Kn::new(hparams(&*model, KnMode::Edit)).edit(&*model, &CheckedRequest::all([request(), second]).unwrap(), &session()).unwrap();
     let [first, last] = [0, 1].map(|place| made.diagnostics[place]["change"].clone());
     // The last was searched for on top of all others; the first was not.
     assert_eq!((&last["predicted"], &last["margin"]), (&last["together"]["predicted"], &last["together"]["margin"]));
@@ -267,7 +266,7 @@ fn patches_scale_the_neurons_are_kept_in_files_and_can_be_taken_apart() {
         let second = EditRequest { case_id: 9, ..EditRequest::new("Two and two are", "", "five") };
         let mut kn = Kn::new(hparams(&*model, mode));
         assert!(!kn.changes_weights());
-        let made = kn.edit(&*model, &CheckedRequest::all([request(), second]).unwrap(), &CONTEXT).unwrap();
+        let made = kn.edit(&*model, &CheckedRequest::all([request(), second]).unwrap(), &session()).unwrap();
         assert_eq!(made.diagnostics[1]["answer_from"], "the model");
         assert!(made.deltas.is_empty());
         let folder = tempfile::tempdir().unwrap();

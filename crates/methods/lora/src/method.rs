@@ -1,9 +1,6 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{
-    CheckedRequest, Edit, EditContext, EditMethod, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, ParamName, Result, TensorDelta,
-    WeightDelta, WeightLayout,
-};
+use easyedit_core::{CheckedRequest, Edit, EditMethod, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, ParamName, Result, Session, TensorDelta, WeightDelta, WeightLayout};
 use easyedit_kernels::{TargetLoss, TrainingRow};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -106,14 +103,14 @@ impl EditMethod for Lora {
         &["lr", "num_steps", "rank"]
     }
 
-    fn prepare(&mut self, model: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
+    fn prepare(&mut self, model: &dyn LanguageModel, _: &Session) -> Result<()> {
         self.hparams.check_model(model.spec())?;
         target_weights(model, &self.hparams.target_modules, &self.hparams.layers).map(|_| ())
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit> {
         self.hparams.check_model(model.spec())?;
-        let mut rng = ChaCha8Rng::seed_from_u64(context.seed);
+        let mut rng = ChaCha8Rng::seed_from_u64(session.seed());
         let carried = self.carried(model)?;
         let continued = carried.is_some();
         let (before, adapters) = match carried {
@@ -125,9 +122,9 @@ impl EditMethod for Lora {
         let rows = requests.iter().map(row).collect::<Result<Vec<TrainingRow>>>()?;
         let parts = TargetLoss::in_parts(model, &rows, self.hparams.batch_size, &names)?;
         let training = Training::new(model, adapters, parts.len(), &self.hparams, rng)?;
-        context.progress.begin("training adapters", Some(self.hparams.num_steps as u64));
-        let outcome = training.run(&parts, context.progress);
-        context.progress.end();
+        session.progress().begin("training adapters", Some(self.hparams.num_steps as u64));
+        let outcome = training.run(&parts, session.progress());
+        session.progress().end();
         let (mut adapters, losses) = outcome?;
         let ranks: serde_json::Map<String, Value> =
             adapters.iter().map(|adapter| (adapter.name.to_string(), adapter.rank.into())).collect();
@@ -140,7 +137,7 @@ impl EditMethod for Lora {
             "ranks": ranks,
         });
         let deltas = self.deltas(model, &before, &adapters)?;
-        let edit = Edit::of(self, model, requests, context.seed, diagnostics, deltas);
+        let edit = Edit::of(self, model, requests, session.seed(), diagnostics, deltas);
         if self.hparams.sequential == Sequential::Continue {
             self.remember(model, &edit, adapters)?;
         }

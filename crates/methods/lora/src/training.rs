@@ -79,7 +79,7 @@ impl<'a> Training<'a> {
             let mean = sum / rows.max(1) as f64;
             losses.push(mean);
             progress.remark(&format!("loss {mean:.3}"));
-            progress.advance(1);
+            progress.step(1)?;
             if self.hparams.early_stop_loss.is_some_and(|enough| mean < enough) {
                 match self.schedule.filter(|schedule| !schedule.is_settled(step)) {
                     Some(schedule) => {
@@ -145,7 +145,7 @@ impl<'a> Training<'a> {
                 if orthogonal.is_some() {
                     importance.see(values, &gradient, betas);
                 }
-                adam.step(values, &gradient);
+                adam.step(values, &gradient)?;
             }
         }
         Ok(())

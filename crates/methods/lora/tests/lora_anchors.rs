@@ -4,7 +4,7 @@
 #[path = "../../memit/tests/support/mod.rs"]
 mod support;
 
-use easyedit_core::{CheckedRequest, EditContext, EditMethod, LanguageModel, Method, WeightDelta};
+use easyedit_core::{CheckedRequest, EditMethod, LanguageModel, Method, Session, WeightDelta};
 use easyedit_kernels::{TargetLoss, TrainingRow};
 use easyedit_lora::{Lora, LoraHparams, LoraType, Sequential};
 use easyedit_models::tiny::tiny_model;
@@ -50,7 +50,7 @@ fn a_rank_beyond_the_models_width_is_refused() {
         (LoraHparams { rank: 5000, ..hparams(&*model, LoraType::Lora) }, "rank is 5000"),
         (LoraHparams { init_r: Some(6000), ..hparams(&*model, LoraType::AdaLora) }, "init_r is 6000"),
     ] {
-        let message = Lora::new(hparams).edit(&*model, &requests(), &CONTEXT).unwrap_err().to_string();
+        let message = Lora::new(hparams).edit(&*model, &requests(), &session()).unwrap_err().to_string();
         assert!(message.contains(key) && message.contains("no weight has a higher rank"), "{message}");
     }
 }
@@ -79,7 +79,7 @@ fn a_seed_decides_the_edit() {
     let model = tiny_model("gpt2", 53).unwrap();
     for lora_type in [LoraType::Lora, LoraType::AdaLora] {
         let hparams = LoraHparams { lora_dropout: 0.2, num_steps: 10, ..hparams(&*model, lora_type) };
-        let made = |seed| Lora::new(hparams.clone()).edit(&*model, &requests(), &EditContext { seed, ..CONTEXT }).unwrap();
+        let made = |seed| Lora::new(hparams.clone()).edit(&*model, &requests(), &session().with_seed(seed)).unwrap();
         assert_eq!(made(1), made(1));
         assert_ne!(made(1).deltas, made(2).deltas);
     }
@@ -109,7 +109,7 @@ fn modules_are_named_by_the_end_of_their_paths() {
         (&["q_proj"], &[7], "layer 7"),
         (&["lm_head"], &[0], "lm_head"),
     ] {
-        let message = Lora::new(with(targets, layers)).prepare(&*model, &CONTEXT).unwrap_err().to_string();
+        let message = Lora::new(with(targets, layers)).prepare(&*model, &session()).unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
     }
     let encoder_decoder = tiny_model("t5", 54).unwrap();
@@ -161,5 +161,5 @@ fn training_ends_early_when_asked() {
         assert_eq!(ranks(&made).iter().sum::<usize>(), 24);
     }
     let short = LoraHparams { t_init: Some(15), t_final: Some(5), num_steps: 20, ..hparams(&*model, LoraType::AdaLora) };
-    assert!(Lora::new(short).edit(&*model, &requests(), &CONTEXT).unwrap_err().to_string().contains("t_init"));
+    assert!(Lora::new(short).edit(&*model, &requests(), &session()).unwrap_err().to_string().contains("t_init"));
 }

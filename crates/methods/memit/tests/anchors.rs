@@ -3,7 +3,7 @@
 
 mod support;
 
-use easyedit_core::{EditContext, EditMethod, LanguageModel, Method};
+use easyedit_core::{EditMethod, LanguageModel, Method, Session};
 use easyedit_memit::{Memit, MemitHparams};
 use easyedit_models::tiny::tiny_model;
 use support::*;
@@ -81,7 +81,7 @@ fn several_layers_come_nearer_to_the_wanted_states_together() {
 fn values_of_a_batch_come_from_the_cache_and_are_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().to_owned();
-    let context = EditContext { cache: Some(&cache), ..CONTEXT };
+    let context = session().with_cache(&cache);
     let model = tiny_model("llama", 24).unwrap();
     let made = |requests: &[easyedit_core::CheckedRequest]| {
         Memit::new(hparams(model.as_ref(), vec![0, 1], 10.0)).edit(model.as_ref(), requests, &context).unwrap()

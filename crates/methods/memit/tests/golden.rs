@@ -6,7 +6,7 @@ mod fixtures;
 
 use std::path::Path;
 
-use easyedit_core::{CheckedRequest, EditContext, EditMethod, EditRequest, HparamsDocument, Method, Silent, device, tensor_values};
+use easyedit_core::{CheckedRequest, EditMethod, EditRequest, HparamsDocument, Method, Session, Silent, device, tensor_values};
 use easyedit_kernels::Cholesky;
 use easyedit_memit::Memit;
 use easyedit_models::Checkpoint;
@@ -43,7 +43,7 @@ fn agrees(arch: &str) {
         let moment = tensor(&edits.join(format!("cov_{arch}.safetensors")), &format!("{module}.moment"));
         method = method.with_moments(*layer, Cholesky::new(size, |r, c| f64::from(moment[r * size + c]), "the golden moment").unwrap());
     }
-    let context = EditContext { seed: 0, progress: &Silent, corpora: &NoCorpora, cache: None };
+    let context = Session::new().with_seed(0).with_corpora(NoCorpora);
     let edit = method.edit(&*model, &requests, &context).unwrap();
     assert_eq!(edit.deltas.len(), layers.len());
     for layer in layers {

@@ -1,4 +1,4 @@
-use easyedit_core::{CheckedRequest, Edit, EditContext, EditMethod, Hparams, LanguageModel, Method, ModelSpec, Result};
+use easyedit_core::{CheckedRequest, Edit, EditMethod, Hparams, LanguageModel, Method, ModelSpec, Result, Session};
 use easyedit_kernels::{KeyWeight, MassEdit, OncePredicted, Preparation, ResidualShare, ValueConfig, ValueSite};
 use serde_json::Value;
 
@@ -40,12 +40,12 @@ impl EditMethod for Pmet {
         &["mom2_update_weight", "v_lr", "v_num_grad_steps"]
     }
 
-    fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
-        self.preparation.prepare(model, &self.hparams.settings(), true, context)
+    fn prepare(&mut self, model: &dyn LanguageModel, session: &Session) -> Result<()> {
+        self.preparation.prepare(model, &self.hparams.settings(), true, session)
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
-        self.prepare(model, context)?;
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit> {
+        self.prepare(model, session)?;
         let settings = self.hparams.settings();
         let values = ValueConfig {
             nll_factor: self.hparams.nll_loss_factor,
@@ -60,10 +60,10 @@ impl EditMethod for Pmet {
             weight_key: "mom2_update_weight",
         };
         let weight = KeyWeight::of(self.hparams.mom2_update_weight, self.hparams.target_share);
-        let (deltas, told) = mass.run(model, requests, context, &mut |_, layer, keys| {
+        let (deltas, told) = mass.run(model, requests, session, &mut |_, layer, keys| {
             let moments = self.preparation.moments(layer)?;
             moments.solve_with_keys(weight, keys, &format!("the keys of layer {layer}"))
         })?;
-        Ok(Edit::of(self, model, requests, context.seed, told, deltas))
+        Ok(Edit::of(self, model, requests, session.seed(), told, deltas))
     }
 }

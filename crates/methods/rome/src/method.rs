@@ -1,9 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use easyedit_core::{
-    CheckedRequest, Edit, EditContext, EditMethod, Hparams, LanguageModel, Method, ModelSpec, ParamName, Result, TensorDelta, WeightDelta,
-};
+use easyedit_core::{CheckedRequest, Edit, EditMethod, Hparams, LanguageModel, Method, ModelSpec, ParamName, Result, Session, TensorDelta, WeightDelta};
 use easyedit_kernels::{
     Cholesky, Contexts, FactActivations, OptimizedValue, Preparation, ValueSite, half_bare_row, mean_row, optimize_values,
 };
@@ -55,7 +53,7 @@ impl Rome {
         model: &dyn LanguageModel,
         request: &CheckedRequest,
         layer: usize,
-        context: &EditContext<'_>,
+        session: &Session,
     ) -> Result<(WeightDelta, Value)> {
         let templates = self.preparation.templates();
         let started = Instant::now();
@@ -69,7 +67,7 @@ impl Rome {
         }
         let config = self.hparams.settings().value_config(ValueSite::MlpOutput);
         let mut found = None;
-        optimize_values(model, &[&contexts], layer, &config, context.progress, &mut |_, value, activations| {
+        optimize_values(model, &[&contexts], layer, &config, session.progress(), &mut |_, value, activations| {
             found = Some((value, activations));
             Ok(())
         })?;
@@ -132,18 +130,18 @@ impl EditMethod for Rome {
         &["v_lr", "v_num_grad_steps", "clamp_norm_factor"]
     }
 
-    fn prepare(&mut self, model: &dyn LanguageModel, context: &EditContext<'_>) -> Result<()> {
-        self.preparation.prepare(model, &self.hparams.settings(), self.hparams.mom2_adjustment, context)
+    fn prepare(&mut self, model: &dyn LanguageModel, session: &Session) -> Result<()> {
+        self.preparation.prepare(model, &self.hparams.settings(), self.hparams.mom2_adjustment, session)
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
-        self.prepare(model, context)?;
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit> {
+        self.prepare(model, session)?;
         let mut working = model.boxed_clone();
         let mut deltas: BTreeMap<ParamName, TensorDelta> = BTreeMap::new();
         let mut diagnostics = Vec::new();
         let mut steps = requests.iter().flat_map(|request| self.hparams.layers.iter().map(move |layer| (request, *layer))).peekable();
         while let Some((request, layer)) = steps.next() {
-            let (delta, told) = self.edit_layer(working.as_ref(), request, layer, context)?;
+            let (delta, told) = self.edit_layer(working.as_ref(), request, layer, session)?;
             diagnostics.push(told);
             let name = model.spec().mlp_out_weight(layer);
             // Nothing reads the model behind the last step.
@@ -157,7 +155,7 @@ impl EditMethod for Rome {
             };
             deltas.insert(name, joined);
         }
-        Ok(Edit::of(self, model, requests, context.seed, Value::Array(diagnostics), deltas))
+        Ok(Edit::of(self, model, requests, session.seed(), Value::Array(diagnostics), deltas))
     }
 }
 

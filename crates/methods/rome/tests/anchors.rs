@@ -2,10 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 use easyedit_core::tokens::FactToken;
-use easyedit_core::{
-    Capture, CheckedRequest, Corpora, Edit, EditContext, EditMethod, EditRequest, Error, HparamsDocument, LanguageModel, Matrix, Method,
-    Module, Pass, Result, Silent, Site, TokenBatch, WeightDelta, tensor_values,
-};
+use easyedit_core::{Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, Error, HparamsDocument, LanguageModel, Matrix, Method, Module, Pass, Result, Session, Silent, Site, TokenBatch, WeightDelta, tensor_values};
 use easyedit_kernels::Cholesky;
 use easyedit_models::tiny::tiny_model;
 use easyedit_rome::{Rome, RomeHparams};
@@ -21,7 +18,9 @@ impl Corpora for OneText {
     }
 }
 
-const CONTEXT: EditContext<'static> = EditContext { seed: 5, progress: &Silent, corpora: &OneText, cache: None };
+fn session() -> Session {
+    Session::new().with_seed(5).with_corpora(OneText)
+}
 
 fn hparams(model: &dyn LanguageModel) -> RomeHparams {
     RomeHparams {
@@ -38,7 +37,7 @@ fn request() -> EditRequest {
 }
 
 fn edit(model: &dyn LanguageModel, hparams: RomeHparams) -> Edit {
-    Rome::new(hparams).edit(model, &CheckedRequest::all([request()]).unwrap(), &CONTEXT).unwrap()
+    Rome::new(hparams).edit(model, &CheckedRequest::all([request()]).unwrap(), &session()).unwrap()
 }
 
 /// Key and output at the fact token of the bare prompt, and the value the edit aimed at (without its norm's direction).
@@ -104,7 +103,7 @@ fn a_second_moment_of_one_is_no_adjustment() {
     let identity = Cholesky::new(model.spec().d_mlp, |r, c| f64::from(u8::from(r == c)), "the identity").unwrap();
     let adjusted = RomeHparams { mom2_adjustment: true, ..hparams(model.as_ref()) };
     let mut method = Rome::new(adjusted).with_moments(layer, identity);
-    let adjusted = method.edit(model.as_ref(), &CheckedRequest::all([request()]).unwrap(), &CONTEXT).unwrap();
+    let adjusted = method.edit(model.as_ref(), &CheckedRequest::all([request()]).unwrap(), &session()).unwrap();
     for (a, b) in plain.deltas.values().zip(adjusted.deltas.values()) {
         let (a, b) =
             (tensor_values(&a.delta.to_tensor(&model.device())).unwrap(), tensor_values(&b.delta.to_tensor(&model.device())).unwrap());
@@ -128,12 +127,12 @@ fn several_requests_and_layers_join_into_one_edit() {
     let second = EditRequest { case_id: 1, ..EditRequest::new("The capital of Japan is", "Japan", "Seoul") };
     let two_layers = RomeHparams { layers: vec![0, 1], ..hparams(model.as_ref()) };
     let mut method = Rome::new(two_layers);
-    let both = method.edit(model.as_ref(), &CheckedRequest::all([request(), second.clone()]).unwrap(), &CONTEXT).unwrap();
+    let both = method.edit(model.as_ref(), &CheckedRequest::all([request(), second.clone()]).unwrap(), &session()).unwrap();
     assert_eq!(both.deltas.values().map(|d| d.delta.rank()).collect::<Vec<_>>(), [Some(2), Some(2)]);
     // One after the other by hand gives the same weights.
     let mut by_hand = model.boxed_clone();
     for request in [request(), second] {
-        let edit = method.edit(by_hand.as_ref(), &[CheckedRequest::new(request).unwrap()], &CONTEXT).unwrap();
+        let edit = method.edit(by_hand.as_ref(), &[CheckedRequest::new(request).unwrap()], &session()).unwrap();
         let _applied = edit.apply(by_hand.as_mut()).unwrap();
     }
     let mut at_once = model.boxed_clone();
@@ -160,7 +159,7 @@ fn what_cannot_be_edited_is_an_error_that_names_it() {
     let model = tiny_model("llama", 17).unwrap();
     let spec = model.spec();
     let check = |hparams: RomeHparams, request: EditRequest, part: &str| {
-        let message = Rome::new(hparams).edit(model.as_ref(), &[CheckedRequest::new(request).unwrap()], &CONTEXT).unwrap_err().to_string();
+        let message = Rome::new(hparams).edit(model.as_ref(), &[CheckedRequest::new(request).unwrap()], &session()).unwrap_err().to_string();
         assert!(message.contains(part), "{message:?} does not say {part:?}");
     };
     let good = || RomeHparams { mom2_adjustment: false, ..RomeHparams::for_spec(spec) };
@@ -198,7 +197,7 @@ fn hyperparameters_are_checked() {
 fn a_subject_that_occurs_twice_is_edited_where_it_occurs_last() {
     let model = tiny_model("gpt2", 19).unwrap();
     let twice = EditRequest::new("In France, the capital of France is", "France", "Rome");
-    let edit = Rome::new(hparams(model.as_ref())).edit(model.as_ref(), &[CheckedRequest::new(twice).unwrap()], &CONTEXT).unwrap();
+    let edit = Rome::new(hparams(model.as_ref())).edit(model.as_ref(), &[CheckedRequest::new(twice).unwrap()], &session()).unwrap();
     assert_eq!(edit.diagnostics[0]["subject_occurrences"], 2);
     assert!(matches!(edit.deltas.values().next().unwrap().delta, WeightDelta::LowRank { .. }));
 }

@@ -8,10 +8,7 @@ mod fixtures;
 
 use std::path::Path;
 
-use easyedit_core::{
-    CheckedRequest, Edit, EditContext, EditMethod, EditRequest, HparamsDocument, LanguageModel, Matrix, Method, Pass, Silent, TokenBatch,
-    WeightDelta, device, tensor_values,
-};
+use easyedit_core::{CheckedRequest, Edit, EditMethod, EditRequest, HparamsDocument, LanguageModel, Matrix, Method, Pass, Session, Silent, TokenBatch, WeightDelta, device, tensor_values};
 use easyedit_kernels::{Cholesky, MomentConfig, SecondMoments};
 use easyedit_models::Checkpoint;
 use easyedit_rome::Rome;
@@ -97,7 +94,7 @@ fn factors(edit: &Edit) -> (&Matrix, &Matrix) {
 }
 
 fn run(method: &mut Rome, model: &dyn LanguageModel, request: EditRequest) -> Edit {
-    let context = EditContext { seed: 0, progress: &Silent, corpora: &NoCorpora, cache: None };
+    let context = Session::new().with_seed(0).with_corpora(NoCorpora);
     method.edit(model, &[CheckedRequest::new(request).unwrap()], &context).unwrap()
 }
 

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{CheckedRequest, Edit, EditContext, EditMethod, Error, Hparams, LanguageModel, Method, ModelSpec, Result, TensorDelta};
+use easyedit_core::{CheckedRequest, Edit, EditMethod, Error, Hparams, LanguageModel, Method, ModelSpec, Result, Session, TensorDelta};
 use easyedit_kernels::{Contexts, optimize_values};
 use serde_json::{Value, json};
 
@@ -35,20 +35,20 @@ impl EditMethod for NewMethod {
         serde_json::to_value(&self.hparams).unwrap_or_default()
     }
 
-    fn prepare(&mut self, model: &dyn LanguageModel, _: &EditContext<'_>) -> Result<()> {
+    fn prepare(&mut self, model: &dyn LanguageModel, _: &Session) -> Result<()> {
         model.spec().check_decoder_only(self.name())?;
         self.hparams.layers.iter().try_for_each(|layer| model.spec().check_layer(*layer))
     }
 
-    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], context: &EditContext<'_>) -> Result<Edit> {
-        self.prepare(model, context)?;
+    fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit> {
+        self.prepare(model, session)?;
         let ([request], [layer]) = (requests, self.hparams.layers.as_slice()) else {
             let message = "edits one fact at a time; use the mode independent or sequential".to_owned();
             return Err(Error::Unsupported { method: self.name().to_owned(), message });
         };
         let contexts = Contexts::of(model, request, &["{}".to_owned()], self.hparams.fact_token)?;
         let mut found = None;
-        optimize_values(model, &[&contexts], *layer, &self.hparams.value_config(), context.progress, &mut |_, value, activations| {
+        optimize_values(model, &[&contexts], *layer, &self.hparams.value_config(), session.progress(), &mut |_, value, activations| {
             found = Some((value, activations));
             Ok(())
         })?;
@@ -62,6 +62,6 @@ impl EditMethod for NewMethod {
         let told = json!([{
             "case_id": request.case_id(), "layer": layer, "losses": value.losses, "value_norm": value_norm, "delta_norm": delta_norm,
         }]);
-        Ok(Edit::of(self, model, requests, context.seed, told, BTreeMap::from([(name, TensorDelta::new(delta, base))])))
+        Ok(Edit::of(self, model, requests, session.seed(), told, BTreeMap::from([(name, TensorDelta::new(delta, base))])))
     }
 }

@@ -2,10 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use easyedit_core::tokens::encode_with_target;
-use easyedit_core::{
-    CheckedRequest, Corpora, EditContext, EditMethod, EditRequest, Fingerprint, HparamsDocument, LanguageModel, Method, Result, Silent,
-    TokenBatch,
-};
+use easyedit_core::{CheckedRequest, Corpora, EditMethod, EditRequest, Fingerprint, HparamsDocument, LanguageModel, Method, Result, Session, Silent, TokenBatch};
 use easyedit_newmethod::NewMethod;
 
 /// The settings for the models of the tiny world.
@@ -19,7 +16,9 @@ impl Corpora for NoText {
     }
 }
 
-const CONTEXT: EditContext<'static> = EditContext { seed: 1, progress: &Silent, corpora: &NoText, cache: None };
+fn session() -> Session {
+    Session::new().with_seed(1).with_corpora(NoText)
+}
 
 fn method() -> NewMethod {
     NewMethod::new(HparamsDocument::parse(HPARAMS, "tiny-world.yaml").unwrap().read().unwrap())
@@ -40,7 +39,7 @@ fn facts_become_true_and_are_taken_back() {
     let model = easyedit_tiny_world::model("gpt2").unwrap();
     for request in &easyedit_tiny_world::requests()[..5] {
         assert!(!says(&*model, request), "{} is followed by {} already", request.prompt, request.target_new);
-        let edit = method().edit(&*model, &[CheckedRequest::new(request.clone()).unwrap()], &CONTEXT).unwrap();
+        let edit = method().edit(&*model, &[CheckedRequest::new(request.clone()).unwrap()], &session()).unwrap();
         assert!(edit.deltas.values().all(|change| change.delta.rank() == Some(1)));
         let mut edited = model.boxed_clone();
         let applied = edit.apply(&mut *edited).unwrap();
@@ -56,7 +55,7 @@ fn facts_become_true_and_are_taken_back() {
 fn the_same_request_gives_the_same_edit_and_bad_ones_are_errors() {
     let model = easyedit_tiny_world::model("gpt2").unwrap();
     let requests = easyedit_tiny_world::requests();
-    let edit = |requests: &[EditRequest]| method().edit(&*model, &CheckedRequest::all(requests.iter().cloned()).unwrap(), &CONTEXT);
+    let edit = |requests: &[EditRequest]| method().edit(&*model, &CheckedRequest::all(requests.iter().cloned()).unwrap(), &session());
     assert_eq!(edit(&requests[..1]).unwrap(), edit(&requests[..1]).unwrap());
     assert!(edit(&requests[..2]).unwrap_err().to_string().contains("one fact at a time"));
     let nameless = EditRequest { subject: None, case_id: 7, ..requests[0].clone() };

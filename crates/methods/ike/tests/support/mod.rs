@@ -1,9 +1,9 @@
 //! Records, and an encoder that needs no weights.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Device;
 use easyedit_core::{Corpora, EditRequest, Error, EvaluationPrompt, Matrix, Progress, Result, SentenceEncoder};
@@ -16,7 +16,7 @@ const WIDTH: usize = 24;
 pub(crate) struct Letters {
     pub(crate) version: u64,
     /// How many texts were embedded.
-    pub(crate) embedded: Rc<Cell<usize>>,
+    pub(crate) embedded: Arc<AtomicUsize>,
     /// Gives NaN.
     pub(crate) broken: bool,
 }
@@ -31,7 +31,7 @@ impl SentenceEncoder for Letters {
     }
 
     fn embed(&self, texts: &[&str]) -> Result<Matrix> {
-        self.embedded.set(self.embedded.get() + texts.len());
+        self.embedded.fetch_add(texts.len(), Ordering::Relaxed);
         let values = texts.iter().flat_map(|text| self.one(text)).collect();
         Ok(Matrix::new(texts.len(), WIDTH, values).unwrap())
     }
@@ -50,7 +50,7 @@ impl Letters {
 }
 
 /// A dataset, and an encoder if there is one.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Given {
     pub(crate) records: Vec<EditRequest>,
     pub(crate) encoder: Option<Letters>,

@@ -2,10 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use easyedit_core::tokens::FactToken;
-use easyedit_core::{
-    Capture, CheckedRequest, Corpora, Edit, EditContext, EditMethod, EditRequest, LanguageModel, Module, Pass, Result, Silent, Site,
-    TokenBatch, tensor_values,
-};
+use easyedit_core::{Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, LanguageModel, Module, Pass, Result, Session, Silent, Site, TokenBatch, tensor_values};
 
 pub(crate) struct SmallText;
 
@@ -15,7 +12,9 @@ impl Corpora for SmallText {
     }
 }
 
-pub(crate) const CONTEXT: EditContext<'static> = EditContext { seed: 5, progress: &Silent, corpora: &SmallText, cache: None };
+pub(crate) fn session() -> Session {
+    Session::new().with_seed(5).with_corpora(SmallText)
+}
 
 pub(crate) fn request(case_id: usize, subject: &str, target: &str) -> CheckedRequest {
     let request = EditRequest { case_id, ..EditRequest::new(format!("The capital of {subject} is"), subject, target) };
@@ -39,7 +38,7 @@ pub(crate) fn at_fact(model: &dyn LanguageModel, request: &CheckedRequest, layer
 
 /// The edit, and the model with it.
 pub(crate) fn edit(method: &mut dyn EditMethod, model: &dyn LanguageModel, requests: &[CheckedRequest]) -> (Edit, Box<dyn LanguageModel>) {
-    let edit = method.edit(model, requests, &CONTEXT).unwrap();
+    let edit = method.edit(model, requests, &session()).unwrap();
     let mut edited = model.boxed_clone();
     let _applied = edit.apply(edited.as_mut()).unwrap();
     (edit, edited)

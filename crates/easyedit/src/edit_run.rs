@@ -7,7 +7,7 @@ use crate::edit_store::no_edit;
 use crate::{EditStore, Mode};
 
 /// What a run made: the edits, what they did, and the way to both the original and the edited model.
-pub struct EditSession<S = Vec<Edit>> {
+pub struct EditRun<S = Vec<Edit>> {
     /// The edits, in the order they were made; one for all requests in batch mode.
     pub edits: S,
     /// One record per request.
@@ -20,7 +20,7 @@ pub struct EditSession<S = Vec<Edit>> {
     mode: Mode,
 }
 
-impl<S: EditStore> EditSession<S> {
+impl<S: EditStore> EditRun<S> {
     pub(crate) fn new(
         original: Box<dyn LanguageModel>,
         mode: Mode,
