@@ -89,8 +89,9 @@ impl MassEdit<'_> {
             let residuals: Vec<Vec<f64>> = values.iter().zip(now).map(|(value, now)| residual(value, &now, share)).collect();
             let solved = solve(working.as_ref(), *layer, &keys)?;
             written.push(Written::of(*layer, &keys, &solved));
-            let delta = outer(&residuals, &solved.vectors, model.spec().mlp_out_layout)?.compact(&model.device())?;
             let name = model.spec().mlp_out_weight(*layer);
+            let layout = model.spec().parameter(&name)?.matrix_layout()?;
+            let delta = outer(&residuals, &solved.vectors, layout)?.compact(&model.device())?;
             let weight = working.weight(&name)?;
             let base = Fingerprint::of(&weight)?;
             working.set_weight(&name, weight + delta.to_tensor(&model.device()))?;

@@ -81,7 +81,7 @@ impl Kn {
         let rows = new_answers(model, request, &self.templates).map_err(named)?;
         let (Some(old), Some(new)) = (answer.prompts.first(), rows.first()) else { return Err(request.error("there is no prompt")) };
         let columns = changes_of_columns(model, request, neurons, [old, new], &self.hparams)?;
-        let reached = |factor: f64| Reached::by(&*changes.with(model, neurons, &columns, factor).applied(model)?, &rows);
+        let reached = |factor: f64| Reached::by(&*changes.with(model, neurons, &columns, factor)?.applied(model)?, &rows);
         let found = match self.hparams.line_search {
             true => smallest_factor(self.hparams.margin, reached)?,
             false => {
@@ -99,7 +99,7 @@ impl Kn {
                 100.0 * found.reached.predicted
             );
         }
-        *changes = changes.with(model, neurons, &columns, found.factor);
+        *changes = changes.with(model, neurons, &columns, found.factor)?;
         Ok(found)
     }
 

@@ -172,7 +172,8 @@ fn columns_of_the_neurons_alone_change_by_the_embeddings_with_their_activations_
                 continue;
             };
             let delta = delta.delta.to_tensor(&model.device());
-            let columns = if spec.mlp_out_layout == WeightLayout::OutIn { delta.transpose() } else { delta };
+            let layout = spec.parameter(&spec.mlp_out_weight(layer)).unwrap().layout;
+            let columns = if layout == Some(WeightLayout::OutIn) { delta.transpose() } else { delta };
             let values = tensor_values(&columns).unwrap();
             for (index, change) in values.chunks_exact(spec.d_model).enumerate() {
                 let wanted: Vec<f32> = if chosen.contains(&(index as u64)) {

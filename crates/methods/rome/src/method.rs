@@ -98,7 +98,8 @@ impl Rome {
             "key_along_direction": insertion.key_along_direction,
             "update_norm": norm(&insertion.residual),
         });
-        Ok((insertion.delta(model.spec().mlp_out_layout), diagnostics))
+        let layout = model.spec().parameter(&model.spec().mlp_out_weight(layer))?.matrix_layout()?;
+        Ok((insertion.delta(layout), diagnostics))
     }
 
     fn insertion(&self, activations: &FactActivations, templates: usize, layer: usize, optimized: &OptimizedValue) -> Result<Insertion> {
