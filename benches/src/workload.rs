@@ -2,7 +2,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use easyedit::models::{Checkpoint, cache_folder, resolve_model};
-use easyedit::{CheckedRequest, Corpora, EditMethod, EditRequest, HparamsDocument, LanguageModel, Session, Silent, TextCorpora, device, hparams, registry};
+use easyedit::{
+    CheckedRequest, Corpora, EditMethod, EditRequest, HparamsDocument, LanguageModel, Session, Silent, TextCorpora, device, hparams,
+    registry,
+};
 
 use crate::facts;
 

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use easyedit::{CheckedRequest, Corpora, Edit, EditMethod, EditRequest, HparamsDocument, Matrix, Progress, Result, SentenceEncoder, Session, Silent};
+use easyedit::{
+    CheckedRequest, Corpora, Edit, EditMethod, EditRequest, HparamsDocument, Matrix, Progress, Result, SentenceEncoder, Session, Silent,
+};
 use serde_json::Value;
 
 use crate::small_model::model;

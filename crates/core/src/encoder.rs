@@ -7,21 +7,13 @@ use crate::pass::MASKED_SCORE;
 use crate::token_batch::{Rectangle, index_tensor};
 use crate::{Error, KeyValue, ParamName, Probe, Result, TokenBatch};
 
-/// What the encoder of an encoder-decoder is, without its weights. Names are templates, as in [`ModuleNames`](crate::ModuleNames).
+/// What the encoder of an encoder-decoder is, without its weights. Its parameters are in the [map](crate::ModelSpec::map).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EncoderSpec {
     /// Number of the encoder's blocks.
     pub n_layers: usize,
-    /// One of its blocks, e.g. `encoder.block.{}`.
-    pub layer: String,
-    /// A block's MLP.
-    pub mlp: String,
-    /// The MLP's out-projection, whose input is [`Module::MlpKey`](crate::Module::MlpKey); stored as the decoder's.
+    /// Template of the MLP's out-projection, as in [`ModuleNames`](crate::ModuleNames); its input is [`Module::MlpKey`](crate::Module::MlpKey).
     pub mlp_out: String,
-    /// A block's attention.
-    pub attention: String,
-    /// The norm behind the last block.
-    pub final_norm: String,
     /// The token every row of the decoder begins with.
     pub decoder_start: u32,
 }
@@ -33,12 +25,12 @@ impl EncoderSpec {
     }
 }
 
-/// The encoder of a [`LanguageModel`](crate::LanguageModel): reads a source whole, for the decoder to attend to. What it is says
-/// [`ModelSpec::encoder`](crate::ModelSpec::encoder).
+/// The encoder of a [`LanguageModel`](crate::LanguageModel): reads a source whole, for the decoder to attend to.
+/// [`ModelSpec::encoder`](crate::ModelSpec::encoder) describes it.
 pub trait Encoder {
-    /// Reads the rows of `sources`, every token seeing all of its row. `probe` is called at each [`Site`](crate::Site) of the encoder,
-    /// whose layers are counted from 0 on their own; what it returns may carry gradients. The encoder runs to its end even if
-    /// [`Probe::is_done`].
+    /// Reads the rows of `sources`, every token seeing all of its row. `probe` is called at each [`Site`](crate::Site) of
+    /// [`Stack::Encoder`](crate::Stack::Encoder) and for the encoder's linear maps; what it returns may carry gradients. The encoder runs to
+    /// its end even if [`Probe::is_done`].
     ///
     /// # Errors
     ///

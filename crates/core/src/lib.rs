@@ -1,7 +1,7 @@
 //! Vocabulary and contracts of easyedit.
 //!
 //! Everything in the workspace speaks in the types of this crate: an [`EditRequest`] names a fact, a
-//! [`LanguageModel`] is run layer by layer with a [`Probe`] at its [`Site`]s, an [`EditMethod`] turns requests into an
+//! [`LanguageModel`] is run layer by layer with a [`Probe`] at its [`Site`]s and linear maps, an [`EditMethod`] turns requests into an
 //! [`Edit`], and an [`Edit`] is applied to a model, reverted bit for bit, or written to a small file.
 //!
 //! # Invariants
@@ -34,6 +34,7 @@ mod kv_cache;
 mod matrix;
 mod method;
 mod model;
+mod model_map;
 mod names;
 mod overlay;
 mod pass;
@@ -71,6 +72,7 @@ pub use kv_cache::{KeyValue, KvCache};
 pub use matrix::{Matrix, tensor_values};
 pub use method::{Corpora, CorpusText, EditMethod, Method, SELF_CORPUS, SelfWritten};
 pub use model::{LanguageModel, ModelSpec, ModuleNames, WeightLayout};
+pub use model_map::{LinearRole, ModelMap, NormRole, Parameter, ParameterRole, Stack};
 pub use names::{Module, ParamName, Site};
 pub use overlay::{EditedModel, ForwardChange, Overlaid, Overlay};
 pub use pass::{MASKED_SCORE, Pass, Visibility};

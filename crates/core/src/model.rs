@@ -5,7 +5,10 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::token_batch::index_tensor;
-use crate::{Encoder, EncoderSpec, Error, Fingerprint, Overlaid, ParamName, Pass, Probe, Result, TokenBatch, Tokenizer};
+use crate::{
+    Encoder, EncoderSpec, Error, Fingerprint, ModelMap, Overlaid, ParamName, Parameter, ParameterRole, Pass, Probe, Result, Stack,
+    TokenBatch, Tokenizer,
+};
 
 /// How the checkpoint stores a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,16 +67,51 @@ pub struct ModelSpec {
     pub max_positions: usize,
     /// Module names.
     pub modules: ModuleNames,
-    /// How the MLP's out-projection is stored.
-    pub mlp_out_layout: WeightLayout,
     /// Whether the head is the embedding.
     pub tied_head: bool,
     /// The encoder of an encoder-decoder; `None` for a decoder-only model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoder: Option<EncoderSpec>,
+    /// What every parameter is for, and how it is stored.
+    #[serde(default)]
+    pub map: ModelMap,
 }
 
 impl ModelSpec {
+    /// The parameter called `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tensor`] with the nearest name, if there is none.
+    pub fn parameter(&self, name: &ParamName) -> Result<&Parameter> {
+        self.map.get(name).ok_or_else(|| {
+            let hint = self.map.nearest(name).map(|near| format!(", did you mean {near}?")).unwrap_or_default();
+            Error::tensor(name.as_str(), format!("{} has no such parameter{hint}", self.name))
+        })
+    }
+
+    /// The name of the parameter of `stack` with this role, in block `layer` or outside of all blocks. The head of a tied model is its
+    /// [`TokenEmbedding`](ParameterRole::TokenEmbedding).
+    pub fn name_of(&self, stack: Stack, layer: Option<usize>, role: ParameterRole) -> Option<&ParamName> {
+        self.map.at(stack, layer, role).map(|parameter| &parameter.name)
+    }
+
+    /// Number of blocks of a stack; 0 if the model has no such stack.
+    pub fn n_layers_of(&self, stack: Stack) -> usize {
+        match stack {
+            Stack::Decoder => self.n_layers,
+            Stack::Encoder => self.encoder.as_ref().map_or(0, |encoder| encoder.n_layers),
+        }
+    }
+
+    /// Template of the MLPs' out-projections of a stack; `None` if the model has no such stack.
+    pub fn mlp_out_of(&self, stack: Stack) -> Option<&str> {
+        match stack {
+            Stack::Decoder => Some(&self.modules.mlp_out),
+            Stack::Encoder => self.encoder.as_ref().map(|encoder| encoder.mlp_out.as_str()),
+        }
+    }
+
     /// The weight of the MLP's out-projection of `layer`: what the locate-then-edit methods change.
     pub fn mlp_out_weight(&self, layer: usize) -> ParamName {
         ParamName::weight_of(&self.modules.mlp_out, layer)
@@ -155,8 +193,8 @@ pub trait LanguageModel: Send + Sync {
     /// If a token id or a position is beyond the model's tables.
     fn embed(&self, pass: &Pass) -> Result<Tensor<2>>;
 
-    /// Runs the layers `layers` on `hidden: [tokens, d_model]`, calling `probe` at each site, and stops early once
-    /// [`Probe::is_done`].
+    /// Runs the layers `layers` on `hidden: [tokens, d_model]`, calling `probe` at each site and for each linear map, and
+    /// stops early once [`Probe::is_done`].
     ///
     /// # Errors
     ///

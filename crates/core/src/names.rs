@@ -2,6 +2,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Stack;
+
 /// A parameter's name in the Hugging Face checkpoint, e.g. `model.layers.3.mlp.down_proj.weight`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -43,7 +45,7 @@ impl From<&str> for ParamName {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Module {
-    /// The token (and learned position) embeddings that enter layer 0; its [`Site::layer`] is 0.
+    /// The token (and learned position) embeddings that enter layer 0 of a stack; its [`Site::layer`] is 0.
     Embedding,
     /// The residual stream as it enters the block.
     BlockInput,
@@ -59,24 +61,35 @@ pub enum Module {
     BlockOutput,
 }
 
-/// A [`Module`] of one layer.
+/// A [`Module`] of one layer of a [`Stack`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Site {
-    /// Layer, counted from 0.
+    /// The stack of the layer.
+    #[serde(default)]
+    pub stack: Stack,
+    /// Layer, counted from 0 in its stack.
     pub layer: usize,
     /// Place inside the layer.
     pub module: Module,
 }
 
 impl Site {
-    /// The place `module` of layer `layer`.
+    /// The place `module` of the decoder's layer `layer`.
     pub const fn new(layer: usize, module: Module) -> Self {
-        Self { layer, module }
+        Self::in_stack(Stack::Decoder, layer, module)
+    }
+
+    /// The place `module` of layer `layer` of a stack.
+    pub const fn in_stack(stack: Stack, layer: usize, module: Module) -> Self {
+        Self { stack, layer, module }
     }
 }
 
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.stack != Stack::Decoder {
+            write!(f, "{} ", self.stack)?;
+        }
         write!(f, "layer {} {:?}", self.layer, self.module)
     }
 }

@@ -8,8 +8,8 @@ use burn::tensor::{Device, Tensor};
 use serde_json::Value;
 
 use crate::{
-    Edit, Encoder, EncoderOutput, Error, Fingerprint, LanguageModel, Matrix, ModelSpec, ParamName, Pass, Probe, Result, Site, TokenBatch,
-    Tokenizer,
+    Edit, Encoder, EncoderOutput, Error, Fingerprint, LanguageModel, Matrix, ModelSpec, ParamName, Parameter, Pass, Probe, Result, Site,
+    TokenBatch, Tokenizer,
 };
 
 /// What an [`Edit`] lays over a model instead of changing its weights, as data: a memory, texts, places to change. The method that made it
@@ -109,6 +109,14 @@ impl Probe for Acting<'_> {
 
     fn ends_at(&self, _: Site) -> bool {
         true
+    }
+
+    fn wants_linear(&self, parameter: &Parameter) -> bool {
+        self.0.wants_linear(parameter)
+    }
+
+    fn linear(&mut self, parameter: &Parameter, input: &Tensor<2>, output: Tensor<2>) -> Tensor<2> {
+        self.0.linear(parameter, input, output)
     }
 }
 

@@ -103,11 +103,7 @@ impl Editor {
     ///
     /// If a request is malformed (before anything is computed), the method does not fit the model, `on_record` fails, or (unless
     /// [`keep_going`](EditorOptions::keep_going)) a request cannot be edited, naming it. Records done so far have been delivered then.
-    pub fn run(
-        &mut self,
-        requests: &[EditRequest],
-        on_record: &mut dyn FnMut(&Record) -> Result<()>,
-    ) -> Result<EditRun> {
+    pub fn run(&mut self, requests: &[EditRequest], on_record: &mut dyn FnMut(&Record) -> Result<()>) -> Result<EditRun> {
         let requests = CheckedRequest::all(requests.iter().cloned())?;
         self.run_into(Vec::new(), &requests, on_record)
     }

@@ -258,7 +258,7 @@ fn misfit(document: &HparamsDocument, entry: &MethodEntry, spec: &ModelSpec) -> 
 
 #[cfg(test)]
 mod tests {
-    use easyedit_core::{CheckedRequest, EditMethod, Error, Hparams, LanguageModel, Method, ModuleNames, Registry, Session, WeightLayout};
+    use easyedit_core::{CheckedRequest, EditMethod, Error, Hparams, LanguageModel, Method, ModelMap, ModuleNames, Registry, Session};
     use serde::{Deserialize, Serialize};
 
     use super::*;
@@ -319,9 +319,9 @@ mod tests {
                 final_norm: "transformer.ln_f".into(),
                 lm_head: "transformer.wte".into(),
             },
-            mlp_out_layout: WeightLayout::InOut,
             tied_head: true,
             encoder: None,
+            map: ModelMap::default(),
         }
     }
 

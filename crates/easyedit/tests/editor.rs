@@ -8,7 +8,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use easyedit::{CheckedRequest, Edit, EditMethod, EditRequest, EditRun, Editor, EditorOptions, Error, EvaluationPrompt, Fingerprint, GenerationConfig, LanguageModel, Matrix, Mode, Result, Session, Silent, TensorDelta, TextCorpora, WeightDelta, generate};
+use easyedit::{
+    CheckedRequest, Edit, EditMethod, EditRequest, EditRun, Editor, EditorOptions, Error, EvaluationPrompt, Fingerprint, GenerationConfig,
+    LanguageModel, Matrix, Mode, Result, Session, Silent, TensorDelta, TextCorpora, WeightDelta, generate,
+};
 use serde_json::json;
 use toy::{Toy, WEIGHT, id};
 

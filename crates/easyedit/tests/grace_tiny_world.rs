@@ -2,7 +2,7 @@
 #![cfg(feature = "grace")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use easyedit::{EditRun, Editor, EditorOptions, LanguageModel, Mode, Silent, TextCorpora, hparams, Session};
+use easyedit::{EditRun, Editor, EditorOptions, LanguageModel, Mode, Session, Silent, TextCorpora, hparams};
 use easyedit_tiny_world as tiny_world;
 
 /// Facts that are edited on each model.
@@ -13,7 +13,12 @@ fn edit(model: Box<dyn LanguageModel>, mode: Mode) -> EditRun {
     let entry = registry.get("GRACE").unwrap();
     let found = hparams::find(entry, &model.spec().name, model.spec()).unwrap();
     assert!(matches!(&found.source, hparams::HparamsSource::BuiltIn(name) if name.contains("tiny-world")), "{}", found.source);
-    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, entry.build(&found.document).unwrap(), EditorOptions { mode, ..EditorOptions::default() });
+    let mut editor = Editor::new(
+        &Session::new().with_corpora(TextCorpora::default()),
+        model,
+        entry.build(&found.document).unwrap(),
+        EditorOptions { mode, ..EditorOptions::default() },
+    );
     editor.run(&tiny_world::requests()[..EDITS], &mut |_| Ok(())).unwrap()
 }
 

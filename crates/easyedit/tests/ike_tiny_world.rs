@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use easyedit::eval::Evaluation;
 use easyedit::ike::{Ike, IkeHparams, Kind, Retrieval};
 use easyedit::{
-    CheckedRequest, EditRequest, EditRun, Editor, EditorOptions, LanguageModel, Method, Mode, Silent, TextCorpora, hparams, Session};
+    CheckedRequest, EditRequest, EditRun, Editor, EditorOptions, LanguageModel, Method, Mode, Session, Silent, TextCorpora, hparams,
+};
 use easyedit_tiny_world as tiny_world;
 use serde_json::json;
 
@@ -155,7 +156,8 @@ fn a_sentence_encoder_finds_demonstrations_and_its_index_is_kept() {
     }
     // Another encoder, another index.
     let other = IkeHparams { sentence_model_name: folder.path().join("nowhere").display().to_string(), ..hparams };
-    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, Box::new(Ike::new(other)), EditorOptions::default());
+    let mut editor =
+        Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, Box::new(Ike::new(other)), EditorOptions::default());
     let error = editor.run(requests, &mut |_| Ok(())).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("sentence_model_name") && error.contains("lexical"), "{error}");
 }

@@ -4,7 +4,10 @@
 
 use burn::tensor::activation;
 use easyedit::tokens::encode_with_target;
-use easyedit::{CheckedRequest, Edit, EditRequest, Editor, EditorOptions, HparamsDocument, LanguageModel, Mode, Registry, Session, Silent, TextCorpora, TokenBatch, hparams, tensor_values};
+use easyedit::{
+    CheckedRequest, Edit, EditRequest, Editor, EditorOptions, HparamsDocument, LanguageModel, Mode, Registry, Session, Silent, TextCorpora,
+    TokenBatch, hparams, tensor_values,
+};
 use easyedit_tiny_world as tiny_world;
 use serde_json::{Value, json};
 
@@ -81,7 +84,12 @@ fn kn_edits_facts_that_no_setting_was_chosen_on() {
         let model = tiny_world::model(name).unwrap();
         let document = document(&registry, &*model);
         let method = registry.get("KN").unwrap().build(&document).unwrap();
-        let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, method, EditorOptions { mode: Mode::Independent, ..EditorOptions::default() });
+        let mut editor = Editor::new(
+            &Session::new().with_corpora(TextCorpora::default()),
+            model,
+            method,
+            EditorOptions { mode: Mode::Independent, ..EditorOptions::default() },
+        );
         let requests = &tiny_world::requests()[HELD_OUT];
         let session = editor.run(requests, &mut |_| Ok(())).unwrap();
         assert_eq!(session.summary.failed, 0, "{name}");

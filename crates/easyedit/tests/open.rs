@@ -32,7 +32,9 @@ fn open_edit_and_save_is_a_program() {
     // What was saved is the edited model, and the edit beside it is the one that made it.
     let again = easyedit::open_in(&session(), folder.to_str().unwrap()).unwrap();
     let name = edited.run.edits[0].deltas.keys().next().unwrap();
-    let edit = Edit::load(&std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).find(|p| p.to_string_lossy().contains(".edit.")).unwrap());
+    let edit = Edit::load(
+        &std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).find(|p| p.to_string_lossy().contains(".edit.")).unwrap(),
+    );
     assert_eq!(edit.unwrap().deltas[name].after, Some(again.model().fingerprint(name).unwrap()));
 }
 

@@ -7,7 +7,11 @@ use std::collections::BTreeMap;
 use burn::tensor::{Tensor, TensorData};
 use easyedit::models::tiny::tiny_model;
 use easyedit::tokens::{encode_prompt, encode_with_target};
-use easyedit::{Capture, CheckedRequest, Edit, EditMethod, EditRequest, EditedModel, Editor, EditorOptions, EvaluationPrompt, ForwardChange, GenerationConfig, Hparams, LanguageModel, Matrix, Method, Mode, ModelSpec, Module, Overlay, Pass, Probe, Registry, Result, Session, Silent, Site, TextCorpora, TokenBatch, generate, tensor_values};
+use easyedit::{
+    Capture, CheckedRequest, Edit, EditMethod, EditRequest, EditedModel, Editor, EditorOptions, EvaluationPrompt, ForwardChange,
+    GenerationConfig, Hparams, LanguageModel, Matrix, Method, Mode, ModelSpec, Module, Overlay, Pass, Probe, Registry, Result, Session,
+    Silent, Site, TextCorpora, TokenBatch, generate, tensor_values,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -232,7 +236,12 @@ fn the_editor_measures_keeps_and_takes_back_overlays() {
     let plain = logits(&*model);
     for mode in [Mode::Independent, Mode::Sequential, Mode::Batch] {
         let options = EditorOptions { mode, ..EditorOptions::default() };
-        let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model.boxed_clone(), Box::new(method(0.4, "In short, ")), options);
+        let mut editor = Editor::new(
+            &Session::new().with_corpora(TextCorpora::default()),
+            model.boxed_clone(),
+            Box::new(method(0.4, "In short, ")),
+            options,
+        );
         let session = editor.run(&requests(), &mut |_| Ok(())).unwrap();
         assert_eq!(logits(editor.model()), plain, "{mode}");
         assert_eq!(logits(session.original()), plain, "{mode}");

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 use easyedit::models::{Checkpoint, cache_folder, resolve_model};
-use easyedit::{Editor, EditorOptions, TextCorpora, hparams, registry, Session};
+use easyedit::{Editor, EditorOptions, Session, TextCorpora, hparams, registry};
 use easyedit_core::{EditRequest, EvaluationPrompt, GenerationConfig, LanguageModel, Silent, device, generate};
 
 fn continuation(model: &dyn LanguageModel, prompt: &str) -> String {
@@ -36,7 +36,12 @@ fn a_known_fact_is_changed_and_its_neighbour_kept() {
             .into(),
         ..EditRequest::new(prompt, "France", "Rome")
     };
-    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()).with_cache(cache_folder()), model, entry.build(&found.document).unwrap(), EditorOptions::default());
+    let mut editor = Editor::new(
+        &Session::new().with_corpora(TextCorpora::default()).with_cache(cache_folder()),
+        model,
+        entry.build(&found.document).unwrap(),
+        EditorOptions::default(),
+    );
     let session = editor.run(&[request], &mut |_| Ok(())).unwrap();
 
     let edited = session.edited().unwrap();

@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, TensorData};
 use easyedit::eval::{Answers, Evaluation};
 use easyedit::models::tiny::tiny_model;
 use easyedit::tokens::{encode_prompt, encode_with_target};
-use easyedit::{CheckedRequest, EditRequest, GenerationConfig, LanguageModel, Silent, generate, Session};
+use easyedit::{CheckedRequest, EditRequest, GenerationConfig, LanguageModel, Session, Silent, generate};
 
 /// A model that writes lower-case letters alone: all other rows of its head are zero.
 fn speller() -> Box<dyn LanguageModel> {
@@ -113,7 +113,12 @@ fn methods_for_decoder_only_models_say_so() {
     let registry = easyedit::registry();
     let entry = registry.get("ROME").unwrap();
     let found = hparams::find(entry, &model.spec().name, model.spec()).unwrap();
-    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, entry.build(&found.document).unwrap(), EditorOptions::default());
+    let mut editor = Editor::new(
+        &Session::new().with_corpora(TextCorpora::default()),
+        model,
+        entry.build(&found.document).unwrap(),
+        EditorOptions::default(),
+    );
     let request = EditRequest::new("Ada Quill speaks", "Ada Quill", "Welsh");
     let message = editor.run(&[request], &mut |_| Ok(())).map(|_| ()).unwrap_err().to_string();
     assert!(message.contains("ROME") && message.contains("tiny-t5 is an encoder-decoder"), "{message}");

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use easyedit::eval::{Answers, Evaluation};
 use easyedit::models::tiny::tiny_model;
 use easyedit::{
-    CheckedRequest, EditRequest, EditRun, Editor, EditorOptions, EvaluationPrompt, Fingerprint, LanguageModel, Mode, Result, Silent,
-    TextCorpora, hparams, Session};
+    CheckedRequest, EditRequest, EditRun, Editor, EditorOptions, EvaluationPrompt, Fingerprint, LanguageModel, Mode, Result, Session,
+    Silent, TextCorpora, hparams,
+};
 
 const FAMILIES: [&str; 8] = ["llama", "mistral", "qwen2", "gpt2", "gptj", "gpt_neox", "gpt_neo", "opt"];
 
@@ -45,7 +46,12 @@ fn try_run(family: &str, mode: Mode, requests: &[EditRequest]) -> Result<(Vec<Fi
     assert_eq!(found.source, hparams::HparamsSource::Derived, "no file is named after a tiny model");
     found.document.set("mom2_n_samples", 20);
     let before = weights(&*model);
-    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, entry.build(&found.document).unwrap(), EditorOptions { mode, ..EditorOptions::default() });
+    let mut editor = Editor::new(
+        &Session::new().with_corpora(TextCorpora::default()),
+        model,
+        entry.build(&found.document).unwrap(),
+        EditorOptions { mode, ..EditorOptions::default() },
+    );
     let session = editor.run(requests, &mut |_| Ok(()));
     assert_eq!(weights(editor.model()), before, "{family}: the model is bit for bit what it was");
     Ok((before, session?))

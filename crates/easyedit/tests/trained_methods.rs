@@ -2,7 +2,7 @@
 #![cfg(all(feature = "ft", feature = "lora"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use easyedit::{EditRequest, EditRun, Editor, EditorOptions, Mode, Silent, TextCorpora, hparams, Session};
+use easyedit::{EditRequest, EditRun, Editor, EditorOptions, Mode, Session, Silent, TextCorpora, hparams};
 use easyedit_tiny_world as tiny_world;
 
 /// Facts that are edited on each model.
@@ -26,7 +26,12 @@ fn edit(method: &str, model: &str, changes: &[(&str, serde_json::Value)], reques
         let lr = found.document.to_json().unwrap()["lr"].as_f64().unwrap();
         found.document.set("lr", lr / 7.0);
     }
-    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, entry.build(&found.document).unwrap(), EditorOptions { mode, ..EditorOptions::default() });
+    let mut editor = Editor::new(
+        &Session::new().with_corpora(TextCorpora::default()),
+        model,
+        entry.build(&found.document).unwrap(),
+        EditorOptions { mode, ..EditorOptions::default() },
+    );
     editor.run(requests, &mut |_| Ok(())).unwrap()
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use easyedit::models::{Checkpoint, save_checkpoint};
-use easyedit::{EditRequest, Editor, EditorOptions, Matrix, Silent, TextCorpora, device, hparams, Session};
+use easyedit::{EditRequest, Editor, EditorOptions, Matrix, Session, Silent, TextCorpora, device, hparams};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -66,7 +66,12 @@ fn each_step_of_an_edit_is_done_once() {
         let entry = registry.get(method).unwrap();
         let found = hparams::find(entry, &model.spec().name, model.spec()).unwrap();
         let method = entry.build(&found.document).unwrap();
-        let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora { corpus: Some(data.join("corpus.txt")) }), model.boxed_clone(), method, EditorOptions::default());
+        let mut editor = Editor::new(
+            &Session::new().with_corpora(TextCorpora { corpus: Some(data.join("corpus.txt")) }),
+            model.boxed_clone(),
+            method,
+            EditorOptions::default(),
+        );
         // Statistics and templates identify the model, once for all edits.
         editor.run(std::slice::from_ref(&request), &mut |_| Ok(())).unwrap();
         counts();

@@ -43,7 +43,7 @@ mod value;
 pub use adam::{Adam, AdamConfig};
 pub use contexts::Contexts;
 pub use fact_states::{FactActivations, FactRow};
-pub use fine_tune::{LossPass, TargetLoss, TensorAdam, TrainingRow, layer_of};
+pub use fine_tune::{LossPass, TargetLoss, TensorAdam, TrainingRow};
 pub use hparams_checks::{
     Ceiling, above_zero, at_least_one, at_most, below_one, ceilings, inside_one, layers_within, templates_within, zero_or_more,
 };

@@ -1,13 +1,13 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{Fingerprint, LanguageModel, ParamName, Result, fingerprint_values, tensor_values};
+use easyedit_core::{Fingerprint, LanguageModel, Parameter, ParameterRole, Result, Stack, fingerprint_values, tensor_values};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 /// Parameters copied from the device at once, to be hashed side by side.
 const HASHED_AT_ONCE: usize = 8;
 
-/// SHA-256 over every parameter that the activations of layer `layer` can depend on: all but those of deeper layers.
+/// SHA-256 over every parameter that the activations of layer `layer` can depend on: all but those of deeper layers and of the head.
 ///
 /// # Errors
 ///
@@ -25,20 +25,20 @@ pub fn fingerprints_up_to(model: &dyn LanguageModel, layers: &[usize]) -> Result
     let Some(deepest) = layers.iter().max().copied() else {
         return Ok(BTreeMap::new());
     };
-    let names: Vec<ParamName> = model.parameter_names().into_iter().filter(|name| reaches(model, name, deepest)).collect();
+    let parameters: Vec<&Parameter> = model.spec().map.iter().filter(|parameter| reaches(parameter, deepest)).collect();
     let mut hashes: BTreeMap<usize, Sha256> = layers.iter().map(|layer| (*layer, Sha256::new())).collect();
-    for names in names.chunks(HASHED_AT_ONCE) {
-        let values: Result<Vec<([usize; 2], Vec<f32>)>> = names
+    for parameters in parameters.chunks(HASHED_AT_ONCE) {
+        let values: Result<Vec<([usize; 2], Vec<f32>)>> = parameters
             .iter()
-            .map(|name| {
-                let weight = model.weight(name)?;
+            .map(|parameter| {
+                let weight = model.weight(&parameter.name)?;
                 Ok((weight.dims(), tensor_values(&weight)?))
             })
             .collect();
         let prints: Vec<Fingerprint> = values?.par_iter().map(|(shape, values)| fingerprint_values(*shape, values)).collect();
         for (layer, hash) in &mut hashes {
-            for (name, print) in names.iter().zip(&prints).filter(|(name, _)| reaches(model, name, *layer)) {
-                hash.update(name.as_str());
+            for (parameter, print) in parameters.iter().zip(&prints).filter(|(parameter, _)| reaches(parameter, *layer)) {
+                hash.update(parameter.name.as_str());
                 hash.update(print.as_str());
             }
         }
@@ -46,16 +46,11 @@ pub fn fingerprints_up_to(model: &dyn LanguageModel, layers: &[usize]) -> Result
     Ok(hashes.into_iter().map(|(layer, hash)| (layer, hex(hash))).collect())
 }
 
-/// Whether the activations of layer `layer` depend on a parameter.
-fn reaches(model: &dyn LanguageModel, name: &ParamName, layer: usize) -> bool {
-    let spec = model.spec();
-    let is_deeper = (layer + 1..spec.n_layers).any(|deeper| is_in(name, &spec.modules.layer.replace("{}", &deeper.to_string())));
-    let is_head = !spec.tied_head && is_in(name, &spec.modules.lm_head);
+/// Whether the activations of the decoder's layer `layer` may depend on a parameter.
+fn reaches(parameter: &Parameter, layer: usize) -> bool {
+    let is_deeper = parameter.stack == Stack::Decoder && parameter.layer.is_some_and(|deeper| deeper > layer);
+    let is_head = matches!(parameter.role, ParameterRole::Head | ParameterRole::HeadBias);
     !is_deeper && !is_head
-}
-
-fn is_in(name: &ParamName, module: &str) -> bool {
-    name.as_str().strip_prefix(module).is_some_and(|rest| rest.starts_with('.'))
 }
 
 /// SHA-256 over the first row of every parameter: tells models apart at the cost of a few megabytes, for caches in which mistaking

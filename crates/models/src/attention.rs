@@ -2,7 +2,6 @@ use burn::tensor::{Tensor, activation};
 use easyedit_core::{KeyValue, Pass};
 
 use crate::Shape;
-use crate::linear::Linear;
 
 /// Shape of a multi-head attention in which groups of query heads share their keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +25,9 @@ impl Attention {
         1.0 / (self.head_dim as f64).sqrt()
     }
 
-    /// Queries, keys and values of a projection that stores the three one behind the other. Three products with its parts: slicing
-    /// their joint result would cost copies here and in the gradient.
-    ///
-    /// # Shapes
-    ///
-    /// `[tokens, d_model]` -> `[tokens, heads * head_dim]` and twice `[tokens, kv_heads * head_dim]`
-    pub(crate) fn fused(&self, projection: &Linear, x: Tensor<2>) -> [Tensor<2>; 3] {
-        let (d_query, d_key) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        [(0, d_query), (d_query, d_key), (d_query + d_key, d_key)].map(|(start, length)| projection.forward_part(x.clone(), start, length))
+    /// Widths of queries, keys and values.
+    pub(crate) fn widths(&self) -> [usize; 3] {
+        [self.heads, self.kv_heads, self.kv_heads].map(|heads| heads * self.head_dim)
     }
 
     /// Attends in layer `layer`: to the pass's own tokens and to those cached before them. `bias` is added to the scores: what

@@ -1,6 +1,9 @@
 //! BERT, and the MiniLM sentence encoders made of it.
 
+use crate::block::BlockNames;
+use crate::mlp_in::MlpInNames;
 use crate::post_norm::Names;
+use crate::projections::ProjectionNames;
 use crate::shape::ShapeKeys;
 use crate::text_encoder::TextFamily;
 
@@ -26,14 +29,17 @@ pub(crate) static FAMILY: TextFamily = TextFamily {
         positions: "bert.embeddings.position_embeddings",
         segments: Some("bert.embeddings.token_type_embeddings"),
         embedding_norm: "bert.embeddings.LayerNorm",
-        block: "bert.encoder.layer",
-        query: "attention.self.query",
-        key: "attention.self.key",
-        value: "attention.self.value",
-        attention_output: "attention.output.dense",
-        attention_norm: "attention.output.LayerNorm",
-        up: "intermediate.dense",
-        down: "output.dense",
-        output_norm: "output.LayerNorm",
+        blocks: "bert.encoder.layer",
+        block: BlockNames {
+            attention_norm: "attention.output.LayerNorm",
+            projections: ProjectionNames::Separate(["attention.self.query", "attention.self.key", "attention.self.value"]),
+            attention_out: "attention.output.dense",
+            relative_bias: None,
+            cross_attention: None,
+            mlp_norm: Some("output.LayerNorm"),
+            mlp_in: MlpInNames::Plain("intermediate.dense"),
+            mlp_out: "output.dense",
+            norms_last: true,
+        },
     },
 };

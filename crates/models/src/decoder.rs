@@ -5,14 +5,12 @@ use easyedit_core::{
     Encoder, Error, Fingerprint, LanguageModel, ModelSpec, Module, ParamName, Pass, Probe, Result, Site, TokenBatch, Tokenizer,
 };
 
+use crate::block::{Block, PositionTerms};
 use crate::fingerprints::Fingerprints;
 use crate::parameters::{self, Parameters};
 
-/// What a family adds to [`Decoder`]: its layers and tables.
+/// What a family adds to [`Decoder`]: its blocks and tables.
 pub(crate) trait Network: Parameters + Clone + Send + Sync + 'static {
-    /// What all layers of one pass share (position tables).
-    type Shared;
-
     /// The encoder whose output the layers read; decoder-only families have none.
     fn encoder(&self) -> Option<&dyn Encoder> {
         None
@@ -21,11 +19,11 @@ pub(crate) trait Network: Parameters + Clone + Send + Sync + 'static {
     /// Embeddings of the pass's tokens; ids and positions are known to be inside the tables.
     fn embed(&self, pass: &Pass) -> Tensor<2>;
 
-    /// Computes once what the layers of a pass share.
-    fn shared(&self, pass: &Pass) -> Self::Shared;
+    /// How the attention of a pass knows positions; computed once for all layers.
+    fn positions(&self, pass: &Pass) -> PositionTerms;
 
-    /// Runs layer `layer`, from `BlockInput` to `BlockOutput`.
-    fn block(&self, layer: usize, hidden: Tensor<2>, shared: &Self::Shared, pass: &mut Pass, probe: &mut dyn Probe) -> Tensor<2>;
+    /// The decoder's blocks.
+    fn blocks(&self) -> &[Block];
 
     /// Final norm and head.
     fn head(&self, hidden: Tensor<2>) -> Tensor<2>;
@@ -88,9 +86,9 @@ impl<N: Network> LanguageModel for Decoder<N> {
         if tokens != pass.batch().tokens() {
             return Err(Error::Batch(format!("{tokens} hidden states do not fit a batch of {} tokens", pass.batch().tokens())));
         }
-        if layers.start > layers.end || layers.end > self.spec.n_layers {
+        let Some(blocks) = self.network.blocks().get(layers.clone()) else {
             return Err(Error::Batch(format!("layers {layers:?} are out of range: {} has {} layers", self.spec.name, self.spec.n_layers)));
-        }
+        };
         match (self.network.encoder().is_some(), pass.encoder_output().is_some()) {
             (true, false) => {
                 return Err(Error::Batch(format!("{} is an encoder-decoder: its passes have to read an encoder's output", self.spec.name)));
@@ -107,9 +105,9 @@ impl<N: Network> LanguageModel for Decoder<N> {
         if layers.start == 0 {
             hidden = probe.at(Site::new(0, Module::Embedding), hidden);
         }
-        let shared = self.network.shared(pass);
-        for layer in layers {
-            hidden = self.network.block(layer, hidden, &shared, pass, probe);
+        let positions = self.network.positions(pass);
+        for block in blocks {
+            hidden = block.forward(hidden, &positions, pass, probe);
             if probe.is_done() {
                 break;
             }

@@ -1,6 +1,9 @@
 //! DistilBERT: BERT with half of the layers, and without segments.
 
+use crate::block::BlockNames;
+use crate::mlp_in::MlpInNames;
 use crate::post_norm::Names;
+use crate::projections::ProjectionNames;
 use crate::shape::ShapeKeys;
 use crate::text_encoder::TextFamily;
 
@@ -26,14 +29,17 @@ pub(crate) static FAMILY: TextFamily = TextFamily {
         positions: "distilbert.embeddings.position_embeddings",
         segments: None,
         embedding_norm: "distilbert.embeddings.LayerNorm",
-        block: "distilbert.transformer.layer",
-        query: "attention.q_lin",
-        key: "attention.k_lin",
-        value: "attention.v_lin",
-        attention_output: "attention.out_lin",
-        attention_norm: "sa_layer_norm",
-        up: "ffn.lin1",
-        down: "ffn.lin2",
-        output_norm: "output_layer_norm",
+        blocks: "distilbert.transformer.layer",
+        block: BlockNames {
+            attention_norm: "sa_layer_norm",
+            projections: ProjectionNames::Separate(["attention.q_lin", "attention.k_lin", "attention.v_lin"]),
+            attention_out: "attention.out_lin",
+            relative_bias: None,
+            cross_attention: None,
+            mlp_norm: Some("output_layer_norm"),
+            mlp_in: MlpInNames::Plain("ffn.lin1"),
+            mlp_out: "ffn.lin2",
+            norms_last: true,
+        },
     },
 };

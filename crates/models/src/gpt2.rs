@@ -5,9 +5,12 @@ use serde_json::json;
 
 use crate::activation::Activation;
 use crate::attention::Attention;
+use crate::block::{Biases, BlockForm, BlockNames, NormPlace};
+use crate::decoder_only::{DecoderNames, HeadForm, Plan, PositionKind};
 use crate::families::{Family, ModelSource};
-use crate::plain_block::{BlockForm, BlockNames, ProjectionNames};
-use crate::plain_decoder::{Biases, PlainNames, Plan, PositionKind};
+use crate::mlp_in::MlpInNames;
+use crate::norm::NormKind;
+use crate::projections::ProjectionNames;
 use crate::shape::ShapeKeys;
 use crate::{Result, Shape};
 
@@ -32,18 +35,21 @@ pub(crate) static FAMILY: Family = Family {
     new_config: |_| json!({"architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}),
 };
 
-static NAMES: PlainNames = PlainNames {
+const NAMES: DecoderNames = DecoderNames {
     base: "transformer.",
     tokens: "transformer.wte",
     positions: "transformer.wpe",
     blocks: "transformer.h",
     block: BlockNames {
-        input_norm: "ln_1",
+        attention_norm: "ln_1",
         projections: ProjectionNames::Fused("attn.c_attn"),
         attention_out: "attn.c_proj",
+        relative_bias: None,
+        cross_attention: None,
         mlp_norm: Some("ln_2"),
-        mlp_in: "mlp.c_fc",
+        mlp_in: MlpInNames::Plain("mlp.c_fc"),
         mlp_out: "mlp.c_proj",
+        norms_last: false,
     },
     attention: "attn",
     mlp: "mlp",
@@ -64,18 +70,19 @@ fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
         visibility: Visibility::Causal,
         query_scale: if scaled_by_layer { scale / (layer + 1) as f64 } else { scale },
         activation,
+        norms: NormPlace::Before,
         parallel: false,
     };
     let plan = Plan {
-        names: &NAMES,
+        names: NAMES,
         shape,
         forms: (0..shape.n_layers).map(form).collect(),
         positions: PositionKind::Learned { unused: 0 },
         layout: WeightLayout::InOut,
-        biases: Biases { projections: true, attention_out: true, mlp: true, head: false },
-        tied_head: config.flag_or("tie_word_embeddings", true)?,
-        epsilon: config.positive_or("layer_norm_epsilon", 1e-5)?,
-        affine_norms: true,
+        biases: Biases::ALL,
+        norms: NormKind::Layer { epsilon: config.positive_or("layer_norm_epsilon", 1e-5)?, affine: true },
+        final_norm: true,
+        head: HeadForm::plain(config.flag_or("tie_word_embeddings", true)?),
     };
     plan.load(source)
 }

@@ -5,9 +5,12 @@ use serde_json::{Value, json};
 
 use crate::activation::Activation;
 use crate::attention::Attention;
+use crate::block::{Biases, BlockForm, BlockNames, NormPlace};
+use crate::decoder_only::{DecoderNames, HeadForm, Plan, PositionKind};
 use crate::families::{Family, ModelSource};
-use crate::plain_block::{BlockForm, BlockNames, ProjectionNames};
-use crate::plain_decoder::{Biases, PlainNames, Plan, PositionKind};
+use crate::mlp_in::MlpInNames;
+use crate::norm::NormKind;
+use crate::projections::ProjectionNames;
 use crate::shape::ShapeKeys;
 use crate::{ModelConfig, Result, Shape};
 
@@ -32,18 +35,21 @@ pub(crate) static FAMILY: Family = Family {
     new_config: |_| json!({"architectures": ["GPTNeoForCausalLM"], "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "window_size": 256}),
 };
 
-static NAMES: PlainNames = PlainNames {
+const NAMES: DecoderNames = DecoderNames {
     base: "transformer.",
     tokens: "transformer.wte",
     positions: "transformer.wpe",
     blocks: "transformer.h",
     block: BlockNames {
-        input_norm: "ln_1",
+        attention_norm: "ln_1",
         projections: ProjectionNames::Separate(["attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"]),
         attention_out: "attn.attention.out_proj",
+        relative_bias: None,
+        cross_attention: None,
         mlp_norm: Some("ln_2"),
-        mlp_in: "mlp.c_fc",
+        mlp_in: MlpInNames::Plain("mlp.c_fc"),
         mlp_out: "mlp.c_proj",
+        norms_last: false,
     },
     attention: "attn",
     mlp: "mlp",
@@ -57,17 +63,17 @@ fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
     let shape = Shape::read(config, &FAMILY.keys)?;
     let attention = Attention::of(&shape);
     let activation = Activation::of(config, "activation_function", "gelu_new")?;
-    let form = |visibility| BlockForm { attention, visibility, query_scale: 1.0, activation, parallel: false };
+    let form = |visibility| BlockForm { attention, visibility, query_scale: 1.0, activation, norms: NormPlace::Before, parallel: false };
     let plan = Plan {
-        names: &NAMES,
+        names: NAMES,
         shape,
         forms: visibilities(config, shape.n_layers)?.into_iter().map(form).collect(),
         positions: PositionKind::Learned { unused: 0 },
         layout: WeightLayout::OutIn,
-        biases: Biases { projections: false, attention_out: true, mlp: true, head: false },
-        tied_head: config.flag_or("tie_word_embeddings", true)?,
-        epsilon: config.positive_or("layer_norm_epsilon", 1e-5)?,
-        affine_norms: true,
+        biases: Biases { projections: false, attention_out: true, mlp: true },
+        norms: NormKind::Layer { epsilon: config.positive_or("layer_norm_epsilon", 1e-5)?, affine: true },
+        final_norm: true,
+        head: HeadForm::plain(config.flag_or("tie_word_embeddings", true)?),
     };
     plan.load(source)
 }

@@ -6,9 +6,12 @@ use serde_json::json;
 
 use crate::activation::Activation;
 use crate::attention::Attention;
+use crate::block::{Biases, BlockForm, BlockNames, NormPlace};
+use crate::decoder_only::{DecoderNames, HeadForm, Plan, PositionKind};
 use crate::families::{Family, ModelSource};
-use crate::plain_block::{BlockForm, BlockNames, ProjectionNames};
-use crate::plain_decoder::{Biases, PlainNames, Plan, PositionKind};
+use crate::mlp_in::MlpInNames;
+use crate::norm::NormKind;
+use crate::projections::ProjectionNames;
 use crate::rotary::{Pairing, Rotary, RotaryShape};
 use crate::shape::ShapeKeys;
 use crate::{Result, Shape};
@@ -37,18 +40,21 @@ pub(crate) static FAMILY: Family = Family {
     },
 };
 
-static NAMES: PlainNames = PlainNames {
+const NAMES: DecoderNames = DecoderNames {
     base: "gpt_neox.",
     tokens: "gpt_neox.embed_in",
     positions: "",
     blocks: "gpt_neox.layers",
     block: BlockNames {
-        input_norm: "input_layernorm",
+        attention_norm: "input_layernorm",
         projections: ProjectionNames::FusedByHead("attention.query_key_value"),
         attention_out: "attention.dense",
+        relative_bias: None,
+        cross_attention: None,
         mlp_norm: Some("post_attention_layernorm"),
-        mlp_in: "mlp.dense_h_to_4h",
+        mlp_in: MlpInNames::Plain("mlp.dense_h_to_4h"),
         mlp_out: "mlp.dense_4h_to_h",
+        norms_last: false,
     },
     attention: "attention",
     mlp: "mlp",
@@ -79,19 +85,20 @@ fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
         visibility: Visibility::Causal,
         query_scale: 1.0,
         activation: Activation::of(config, "hidden_act", "gelu")?,
+        norms: NormPlace::Before,
         parallel: config.flag_or("use_parallel_residual", true)?,
     };
     let attention_bias = config.flag_or("attention_bias", true)?;
     let plan = Plan {
-        names: &NAMES,
+        names: NAMES,
         shape,
         forms: vec![form; shape.n_layers],
-        positions: PositionKind::Rotary(&rotary),
+        positions: PositionKind::Rotary(Box::new(rotary)),
         layout: WeightLayout::OutIn,
-        biases: Biases { projections: attention_bias, attention_out: attention_bias, mlp: true, head: false },
-        tied_head: config.flag_or("tie_word_embeddings", false)?,
-        epsilon: config.positive_or("layer_norm_eps", 1e-5)?,
-        affine_norms: true,
+        biases: Biases { projections: attention_bias, attention_out: attention_bias, mlp: true },
+        norms: NormKind::Layer { epsilon: config.positive_or("layer_norm_eps", 1e-5)?, affine: true },
+        final_norm: true,
+        head: HeadForm::plain(config.flag_or("tie_word_embeddings", false)?),
     };
     plan.load(source)
 }

@@ -5,9 +5,12 @@ use serde_json::json;
 
 use crate::activation::Activation;
 use crate::attention::Attention;
+use crate::block::{Biases, BlockForm, BlockNames, NormPlace};
+use crate::decoder_only::{DecoderNames, HeadForm, Plan, PositionKind};
 use crate::families::{Family, ModelSource};
-use crate::plain_block::{BlockForm, BlockNames, ProjectionNames};
-use crate::plain_decoder::{Biases, PlainNames, Plan, PositionKind};
+use crate::mlp_in::MlpInNames;
+use crate::norm::NormKind;
+use crate::projections::ProjectionNames;
 use crate::rotary::{Pairing, Rotary, RotaryShape};
 use crate::shape::ShapeKeys;
 use crate::{Result, Shape};
@@ -36,18 +39,21 @@ pub(crate) static FAMILY: Family = Family {
     },
 };
 
-static NAMES: PlainNames = PlainNames {
+const NAMES: DecoderNames = DecoderNames {
     base: "transformer.",
     tokens: "transformer.wte",
     positions: "",
     blocks: "transformer.h",
     block: BlockNames {
-        input_norm: "ln_1",
+        attention_norm: "ln_1",
         projections: ProjectionNames::Separate(["attn.q_proj", "attn.k_proj", "attn.v_proj"]),
         attention_out: "attn.out_proj",
+        relative_bias: None,
+        cross_attention: None,
         mlp_norm: None,
-        mlp_in: "mlp.fc_in",
+        mlp_in: MlpInNames::Plain("mlp.fc_in"),
         mlp_out: "mlp.fc_out",
+        norms_last: false,
     },
     attention: "attn",
     mlp: "mlp",
@@ -72,18 +78,19 @@ fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
         visibility: Visibility::Causal,
         query_scale: 1.0,
         activation: Activation::of(config, "activation_function", "gelu_new")?,
+        norms: NormPlace::Before,
         parallel: true,
     };
     let plan = Plan {
-        names: &NAMES,
+        names: NAMES,
         shape,
         forms: vec![form; shape.n_layers],
-        positions: PositionKind::Rotary(&rotary),
+        positions: PositionKind::Rotary(Box::new(rotary)),
         layout: WeightLayout::OutIn,
-        biases: Biases { projections: false, attention_out: false, mlp: true, head: true },
-        tied_head: config.flag_or("tie_word_embeddings", false)?,
-        epsilon: config.positive_or("layer_norm_epsilon", 1e-5)?,
-        affine_norms: true,
+        biases: Biases { projections: false, attention_out: false, mlp: true },
+        norms: NormKind::Layer { epsilon: config.positive_or("layer_norm_epsilon", 1e-5)?, affine: true },
+        final_norm: true,
+        head: HeadForm { bias: true, ..HeadForm::plain(config.flag_or("tie_word_embeddings", false)?) },
     };
     plan.load(source)
 }

@@ -1,9 +1,66 @@
 use burn::tensor::{Device, Tensor, TensorData};
-use easyedit_core::{Norm, row_norm};
+use easyedit_core::{NormRole, ParameterRole, row_norm};
 
 use crate::Result;
-use crate::loader::Loader;
-use crate::parameters::{join, parameters};
+use crate::loader::Scope;
+use crate::parameters::{ParamMut, ParamRef, Parameters, join, parameters};
+
+/// The kind of a family's norms.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NormKind {
+    Layer {
+        epsilon: f64,
+        /// Whether it has a weight and a bias.
+        affine: bool,
+    },
+    Rms {
+        epsilon: f64,
+    },
+}
+
+impl NormKind {
+    /// Loads the norm called `name` of activations of this width.
+    pub(crate) fn load(self, scope: &Scope<'_>, name: &str, width: usize, role: NormRole) -> Result<Norm> {
+        Ok(match self {
+            Self::Layer { epsilon, affine: true } => Norm::Layer(Box::new(LayerNorm::load(scope, name, width, epsilon, role)?)),
+            Self::Layer { epsilon, affine: false } => Norm::Layer(Box::new(LayerNorm::without_parameters(scope.device(), width, epsilon))),
+            Self::Rms { epsilon } => Norm::Rms(Box::new(RmsNorm::load(scope, name, width, epsilon, role)?)),
+        })
+    }
+}
+
+/// A norm of either kind.
+#[derive(Clone, Debug)]
+pub(crate) enum Norm {
+    Layer(Box<LayerNorm>),
+    Rms(Box<RmsNorm>),
+}
+
+impl Norm {
+    /// Normalises each row of `x: [tokens, width]`.
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Layer(norm) => norm.forward(x),
+            Self::Rms(norm) => norm.forward(x),
+        }
+    }
+}
+
+impl Parameters for Norm {
+    fn visit<'a>(&'a self, path: &str, see: &mut dyn FnMut(&str, ParamRef<'a>)) {
+        match self {
+            Self::Layer(norm) => norm.visit(path, see),
+            Self::Rms(norm) => norm.visit(path, see),
+        }
+    }
+
+    fn visit_mut(&mut self, path: &str, see: &mut dyn FnMut(&str, ParamMut<'_>)) {
+        match self {
+            Self::Layer(norm) => norm.visit_mut(path, see),
+            Self::Rms(norm) => norm.visit_mut(path, see),
+        }
+    }
+}
 
 /// Root-mean-square norm: `x / sqrt(mean(x²) + ε) · w`.
 ///
@@ -20,15 +77,15 @@ pub(crate) struct RmsNorm {
 parameters!(RmsNorm { "weight" => weight });
 
 impl RmsNorm {
-    pub(crate) fn load(loader: &Loader<'_>, name: &str, width: usize, epsilon: f64) -> Result<Self> {
-        let weight = loader.vector(&join(name, "weight"), width)?;
+    fn load(scope: &Scope<'_>, name: &str, width: usize, epsilon: f64, role: NormRole) -> Result<Self> {
+        let weight = scope.vector(&join(name, "weight"), width, ParameterRole::NormWeight(role))?;
         let mean = Mean::new(width, &weight.device());
         Ok(Self { weight, epsilon, mean })
     }
 
     /// Normalises each row of `x: [tokens, width]`.
-    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let norm = Norm { weight: Some(&self.weight), bias: None, epsilon: self.epsilon, is_centred: false };
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let norm = easyedit_core::Norm { weight: Some(&self.weight), bias: None, epsilon: self.epsilon, is_centred: false };
         row_norm(&x, norm).unwrap_or_else(|| self.composed(x))
     }
 
@@ -56,20 +113,20 @@ pub(crate) struct LayerNorm {
 parameters!(LayerNorm { "weight" => weight, "bias" => bias });
 
 impl LayerNorm {
-    pub(crate) fn load(loader: &Loader<'_>, name: &str, width: usize, epsilon: f64) -> Result<Self> {
-        let weight = loader.vector(&join(name, "weight"), width)?;
-        let bias = loader.vector(&join(name, "bias"), width)?;
-        Ok(Self { weight: Some(weight), bias: Some(bias), ..Self::without_parameters(loader.device(), width, epsilon) })
+    fn load(scope: &Scope<'_>, name: &str, width: usize, epsilon: f64, role: NormRole) -> Result<Self> {
+        let weight = scope.vector(&join(name, "weight"), width, ParameterRole::NormWeight(role))?;
+        let bias = scope.vector(&join(name, "bias"), width, ParameterRole::NormBias(role))?;
+        Ok(Self { weight: Some(weight), bias: Some(bias), ..Self::without_parameters(scope.device(), width, epsilon) })
     }
 
     /// A norm that has neither weight nor bias.
-    pub(crate) fn without_parameters(device: &Device, width: usize, epsilon: f64) -> Self {
+    fn without_parameters(device: &Device, width: usize, epsilon: f64) -> Self {
         Self { weight: None, bias: None, epsilon, mean: Mean::new(width, device) }
     }
 
     /// Normalises each row of `x: [tokens, width]`.
-    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let norm = Norm { weight: self.weight.as_ref(), bias: self.bias.as_ref(), epsilon: self.epsilon, is_centred: true };
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let norm = easyedit_core::Norm { weight: self.weight.as_ref(), bias: self.bias.as_ref(), epsilon: self.epsilon, is_centred: true };
         row_norm(&x, norm).unwrap_or_else(|| self.composed(x))
     }
 

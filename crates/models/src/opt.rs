@@ -5,9 +5,12 @@ use serde_json::json;
 
 use crate::activation::Activation;
 use crate::attention::Attention;
+use crate::block::{Biases, BlockForm, BlockNames, NormPlace};
+use crate::decoder_only::{DecoderNames, HeadForm, Plan, PositionKind};
 use crate::families::{Family, ModelSource};
-use crate::plain_block::{BlockForm, BlockNames, ProjectionNames};
-use crate::plain_decoder::{Biases, PlainNames, Plan, PositionKind};
+use crate::mlp_in::MlpInNames;
+use crate::norm::NormKind;
+use crate::projections::ProjectionNames;
 use crate::shape::ShapeKeys;
 use crate::{Error, ModelConfig, Result, Shape};
 
@@ -32,18 +35,21 @@ pub(crate) static FAMILY: Family = Family {
     new_config: |_| json!({"architectures": ["OPTForCausalLM"], "activation_function": "relu", "do_layer_norm_before": true}),
 };
 
-static NAMES: PlainNames = PlainNames {
+const NAMES: DecoderNames = DecoderNames {
     base: "model.",
     tokens: "model.decoder.embed_tokens",
     positions: "model.decoder.embed_positions",
     blocks: "model.decoder.layers",
     block: BlockNames {
-        input_norm: "self_attn_layer_norm",
+        attention_norm: "self_attn_layer_norm",
         projections: ProjectionNames::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
         attention_out: "self_attn.out_proj",
+        relative_bias: None,
+        cross_attention: None,
         mlp_norm: Some("final_layer_norm"),
-        mlp_in: "fc1",
+        mlp_in: MlpInNames::Plain("fc1"),
         mlp_out: "fc2",
+        norms_last: false,
     },
     attention: "self_attn",
     mlp: "",
@@ -65,19 +71,20 @@ fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
         visibility: Visibility::Causal,
         query_scale: attention.scale(),
         activation: Activation::of(config, "activation_function", "relu")?,
+        norms: NormPlace::Before,
         parallel: false,
     };
     let bias = config.flag_or("enable_bias", true)?;
     let plan = Plan {
-        names: &NAMES,
+        names: NAMES,
         shape,
         forms: vec![form; shape.n_layers],
         positions: PositionKind::Learned { unused: UNUSED_POSITIONS },
         layout: WeightLayout::OutIn,
-        biases: Biases { projections: bias, attention_out: bias, mlp: bias, head: false },
-        tied_head: config.flag_or("tie_word_embeddings", true)?,
-        epsilon: 1e-5,
-        affine_norms: config.flag_or("layer_norm_elementwise_affine", true)?,
+        biases: Biases { projections: bias, attention_out: bias, mlp: bias },
+        norms: NormKind::Layer { epsilon: 1e-5, affine: config.flag_or("layer_norm_elementwise_affine", true)? },
+        final_norm: true,
+        head: HeadForm::plain(config.flag_or("tie_word_embeddings", true)?),
     };
     plan.load(source)
 }

@@ -1,17 +1,17 @@
 //! The network of BERT and its kin: learned positions, attention in both directions, and blocks that normalise behind each sum.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use easyedit_core::{Pass, Visibility, WeightLayout};
+use easyedit_core::{NormRole, ParameterRole, Pass, Stack, Visibility, WeightLayout};
 
 use crate::activation::Activation;
 use crate::attention::Attention;
-use crate::linear::Linear;
+use crate::block::{Biases, Block, BlockForm, BlockNames, BlockPlan, NormPlace, PositionTerms};
 use crate::loader::Loader;
-use crate::norm::LayerNorm;
+use crate::norm::{Norm, NormKind};
 use crate::parameters::{ParamMut, ParamRef, Parameters, join, parameters};
 use crate::{Result, Shape};
 
-/// What a family calls the parts of the network. Names inside a block are relative to `block`.
+/// What a family calls the parts of the network.
 #[derive(Debug)]
 pub(crate) struct Names {
     pub(crate) tokens: &'static str,
@@ -19,16 +19,9 @@ pub(crate) struct Names {
     /// Embedding of the first and second segment, in families that have it; every text is a first one here.
     pub(crate) segments: Option<&'static str>,
     pub(crate) embedding_norm: &'static str,
-    /// What a block's name is before its number.
-    pub(crate) block: &'static str,
-    pub(crate) query: &'static str,
-    pub(crate) key: &'static str,
-    pub(crate) value: &'static str,
-    pub(crate) attention_output: &'static str,
-    pub(crate) attention_norm: &'static str,
-    pub(crate) up: &'static str,
-    pub(crate) down: &'static str,
-    pub(crate) output_norm: &'static str,
+    /// The list of blocks.
+    pub(crate) blocks: &'static str,
+    pub(crate) block: BlockNames,
 }
 
 #[derive(Clone)]
@@ -37,10 +30,8 @@ pub(crate) struct PostNormEncoder {
     tokens: Table,
     positions: Table,
     segments: Option<Table>,
-    norm: LayerNorm,
+    norm: Norm,
     blocks: Vec<Block>,
-    attention: Attention,
-    activation: Activation,
 }
 
 /// An embedding.
@@ -51,19 +42,6 @@ struct Table {
 
 parameters!(Table { "weight" => rows });
 
-#[derive(Clone)]
-struct Block {
-    names: &'static Names,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    attention_norm: LayerNorm,
-    up: Linear,
-    down: Linear,
-    output_norm: LayerNorm,
-}
-
 impl Parameters for PostNormEncoder {
     fn visit<'a>(&'a self, path: &str, see: &mut dyn FnMut(&str, ParamRef<'a>)) {
         let names = self.names;
@@ -71,7 +49,7 @@ impl Parameters for PostNormEncoder {
         self.positions.visit(&join(path, names.positions), see);
         self.segments.visit(&join(path, names.segments.unwrap_or_default()), see);
         self.norm.visit(&join(path, names.embedding_norm), see);
-        self.blocks.visit(&join(path, names.block), see);
+        self.blocks.visit(&join(path, names.blocks), see);
     }
 
     fn visit_mut(&mut self, path: &str, see: &mut dyn FnMut(&str, ParamMut<'_>)) {
@@ -80,33 +58,7 @@ impl Parameters for PostNormEncoder {
         self.positions.visit_mut(&join(path, names.positions), see);
         self.segments.visit_mut(&join(path, names.segments.unwrap_or_default()), see);
         self.norm.visit_mut(&join(path, names.embedding_norm), see);
-        self.blocks.visit_mut(&join(path, names.block), see);
-    }
-}
-
-impl Parameters for Block {
-    fn visit<'a>(&'a self, path: &str, see: &mut dyn FnMut(&str, ParamRef<'a>)) {
-        let names = self.names;
-        self.query.visit(&join(path, names.query), see);
-        self.key.visit(&join(path, names.key), see);
-        self.value.visit(&join(path, names.value), see);
-        self.output.visit(&join(path, names.attention_output), see);
-        self.attention_norm.visit(&join(path, names.attention_norm), see);
-        self.up.visit(&join(path, names.up), see);
-        self.down.visit(&join(path, names.down), see);
-        self.output_norm.visit(&join(path, names.output_norm), see);
-    }
-
-    fn visit_mut(&mut self, path: &str, see: &mut dyn FnMut(&str, ParamMut<'_>)) {
-        let names = self.names;
-        self.query.visit_mut(&join(path, names.query), see);
-        self.key.visit_mut(&join(path, names.key), see);
-        self.value.visit_mut(&join(path, names.value), see);
-        self.output.visit_mut(&join(path, names.attention_output), see);
-        self.attention_norm.visit_mut(&join(path, names.attention_norm), see);
-        self.up.visit_mut(&join(path, names.up), see);
-        self.down.visit_mut(&join(path, names.down), see);
-        self.output_norm.visit_mut(&join(path, names.output_norm), see);
+        self.blocks.visit_mut(&join(path, names.blocks), see);
     }
 }
 
@@ -120,33 +72,36 @@ impl PostNormEncoder {
         activation: Activation,
         epsilon: f64,
     ) -> Result<Self> {
-        let Shape { vocab_size, d_model, d_mlp, n_layers, heads, kv_heads, head_dim, max_positions } = *shape;
-        let table = |name: &str, rows| loader.matrix(&format!("{name}.weight"), [rows, d_model]).map(|rows| Table { rows });
-        let block = |layer: usize| -> Result<Block> {
-            let at = |module: &str| format!("{}.{layer}.{module}", names.block);
-            let linear = |module: &str, shape| loader.linear(&at(module), shape, true, WeightLayout::OutIn);
-            let norm = |module: &str| LayerNorm::load(loader, &at(module), d_model, epsilon);
-            Ok(Block {
-                names,
-                query: linear(names.query, [d_model, d_model])?,
-                key: linear(names.key, [d_model, d_model])?,
-                value: linear(names.value, [d_model, d_model])?,
-                output: linear(names.attention_output, [d_model, d_model])?,
-                attention_norm: norm(names.attention_norm)?,
-                up: linear(names.up, [d_model, d_mlp])?,
-                down: linear(names.down, [d_mlp, d_model])?,
-                output_norm: norm(names.output_norm)?,
-            })
+        let Shape { vocab_size, d_model, d_mlp, n_layers, max_positions, .. } = *shape;
+        let scope = loader.stack(Stack::Encoder);
+        let table = |name: &str, rows, role| scope.table(&join(name, "weight"), [rows, d_model], role).map(|rows| Table { rows });
+        let norms = NormKind::Layer { epsilon, affine: true };
+        let attention = Attention::of(shape);
+        let form = BlockForm {
+            attention,
+            visibility: Visibility::Bidirectional,
+            query_scale: attention.scale(),
+            activation,
+            norms: NormPlace::Behind,
+            parallel: false,
+        };
+        let plan = BlockPlan {
+            names: names.block,
+            d_model,
+            d_mlp,
+            layout: WeightLayout::OutIn,
+            biases: Biases::ALL,
+            norms,
+            distances: None,
+            form,
         };
         Ok(Self {
             names,
-            tokens: table(names.tokens, vocab_size)?,
-            positions: table(names.positions, max_positions)?,
-            segments: names.segments.map(|name| table(name, segments)).transpose()?,
-            norm: LayerNorm::load(loader, names.embedding_norm, d_model, epsilon)?,
-            blocks: (0..n_layers).map(block).collect::<Result<_>>()?,
-            attention: Attention { heads, kv_heads, head_dim },
-            activation,
+            tokens: table(names.tokens, vocab_size, ParameterRole::TokenEmbedding)?,
+            positions: table(names.positions, max_positions, ParameterRole::PositionTable)?,
+            segments: names.segments.map(|name| table(name, segments, ParameterRole::SegmentTable)).transpose()?,
+            norm: norms.load(&scope, names.embedding_norm, d_model, NormRole::Embedding)?,
+            blocks: (0..n_layers).map(|layer| plan.load(&scope.block(names.blocks, layer))).collect::<Result<_>>()?,
         })
     }
 
@@ -160,14 +115,8 @@ impl PostNormEncoder {
             embeddings = embeddings + segments.rows.clone().narrow(0, 0, 1);
         }
         let mut hidden = self.norm.forward(embeddings);
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let query = block.query.forward(hidden.clone()).mul_scalar(self.attention.scale());
-            let (key, value) = (block.key.forward(hidden.clone()), block.value.forward(hidden.clone()));
-            let mask = pass.mask(Visibility::Bidirectional);
-            let mixed = self.attention.attend(layer, query, key, value, mask, pass);
-            hidden = block.attention_norm.forward(hidden + block.output.forward(mixed));
-            let widened = self.activation.forward(block.up.forward(hidden.clone()));
-            hidden = block.output_norm.forward(hidden + block.down.forward(widened));
+        for block in &self.blocks {
+            hidden = block.forward(hidden, &PositionTerms::None, pass, &mut ());
         }
         hidden
     }

@@ -1,4 +1,4 @@
-use easyedit_core::{ModelSpec, ModuleNames, WeightLayout};
+use easyedit_core::{ModelMap, ModelSpec, ModuleNames};
 use serde_json::{Map, Value};
 
 use crate::{ModelConfig, Result};
@@ -87,7 +87,7 @@ impl Shape {
     }
 
     /// What a model of this shape is.
-    pub(crate) fn spec(&self, config: &ModelConfig, name: &str, modules: ModuleNames, layout: WeightLayout, tied_head: bool) -> ModelSpec {
+    pub(crate) fn spec(&self, config: &ModelConfig, name: &str, modules: ModuleNames, tied_head: bool, map: ModelMap) -> ModelSpec {
         ModelSpec {
             family: config.model_type().to_owned(),
             name: name.to_owned(),
@@ -97,9 +97,9 @@ impl Shape {
             vocab_size: self.vocab_size,
             max_positions: self.max_positions,
             modules,
-            mlp_out_layout: layout,
             tied_head,
             encoder: None,
+            map,
         }
     }
 }

@@ -2,19 +2,21 @@
 
 use burn::tensor::{Device, Tensor};
 use easyedit_core::{
-    Encoder, EncoderOutput, EncoderSpec, LanguageModel, ModuleNames, Pass, Probe, TokenBatch, WeightLayout, weight_product,
+    Encoder, EncoderOutput, EncoderSpec, LanguageModel, ModuleNames, ParameterRole, Pass, Probe, Stack, TokenBatch, WeightLayout,
+    weight_product,
 };
 use serde_json::json;
 
 use crate::activation::Activation;
 use crate::attention::Attention;
+use crate::block::{Block, PositionTerms};
 use crate::decoder::{Decoder, Network, check_ids};
 use crate::families::{Family, ModelSource, check_tokenizer};
 use crate::loader::Loader;
 use crate::parameters::parameters;
 use crate::relative_position::RelativePositions;
 use crate::shape::ShapeKeys;
-use crate::t5_stack::{Stack, StackLayout};
+use crate::t5_stack::{StackPlan, T5Stack};
 use crate::{ModelConfig, Result, Shape};
 
 pub(crate) static FAMILY: Family = Family {
@@ -54,7 +56,7 @@ const HEAD_DIM: &str = "d_kv";
 const DEFAULT_HEAD_DIM: usize = 64;
 /// Configurations name the length of the texts trained on. Positions are relative, so nothing ends there.
 const POSITIONS: &str = "n_positions";
-/// Longest sequence: as good as any.
+/// Arbitrary: T5 has no position limit.
 const UNBOUNDED: usize = 1 << 20;
 
 /// Names of the decoder's modules.
@@ -69,24 +71,12 @@ fn module_names(tied_head: bool) -> ModuleNames {
     }
 }
 
-fn encoder_spec(n_layers: usize, decoder_start: u32) -> EncoderSpec {
-    EncoderSpec {
-        n_layers,
-        layer: "encoder.block.{}".into(),
-        mlp: "encoder.block.{}.layer.1.DenseReluDense".into(),
-        mlp_out: "encoder.block.{}.layer.1.DenseReluDense.wo".into(),
-        attention: "encoder.block.{}.layer.0.SelfAttention".into(),
-        final_norm: "encoder.final_layer_norm".into(),
-        decoder_start,
-    }
-}
-
 #[derive(Clone)]
 struct T5 {
     /// The embedding of both stacks, and the head where that is tied.
     shared: Tensor<2>,
-    encoder: Stack,
-    decoder: Stack,
+    encoder: T5Stack,
+    decoder: T5Stack,
     /// `None` when the head is the embedding.
     head: Option<Tensor<2>>,
     name: String,
@@ -118,30 +108,34 @@ fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
     if decoder_start >= vocab_size {
         return Err(config.error(DECODER_START, format!("is {decoder_start}, beyond the {vocab_size} rows of the vocabulary")));
     }
-    let encoder = StackLayout {
+    let encoder = StackPlan {
+        stack: Stack::Encoder,
         n_layers,
         d_model,
         d_mlp,
         attention: Attention { heads, kv_heads, head_dim },
         positions: RelativePositions::of(config, true)?,
-        reads: false,
         activation,
         gated,
         epsilon: config.positive_or("layer_norm_epsilon", 1e-6)?,
     };
-    let decoder = StackLayout { n_layers: shape.n_layers, positions: RelativePositions::of(config, false)?, reads: true, ..encoder };
+    let decoder =
+        StackPlan { stack: Stack::Decoder, n_layers: shape.n_layers, positions: RelativePositions::of(config, false)?, ..encoder };
 
     let loader = Loader::new(tensors, device, FAMILY.base);
+    let scope = loader.stack(Stack::Decoder);
+    let (rows, logits) = ([vocab_size, d_model], Some(WeightLayout::OutIn));
     let network = T5 {
-        shared: loader.matrix("shared.weight", [vocab_size, d_model])?,
-        encoder: Stack::load(&loader, "encoder", encoder)?,
-        decoder: Stack::load(&loader, "decoder", decoder)?,
-        head: if tied_head { None } else { Some(loader.matrix("lm_head.weight", [vocab_size, d_model])?) },
+        shared: scope.matrix("shared.weight", rows, ParameterRole::TokenEmbedding, if tied_head { logits } else { None })?,
+        encoder: encoder.load(&loader)?,
+        decoder: decoder.load(&loader)?,
+        head: if tied_head { None } else { Some(scope.matrix("lm_head.weight", rows, ParameterRole::Head, logits)?) },
         name: name.to_owned(),
         device: device.clone(),
     };
-    let mut spec = shape.spec(config, name, module_names(tied_head), WeightLayout::OutIn, tied_head);
-    spec.encoder = Some(encoder_spec(n_layers, decoder_start as u32));
+    let mut spec = shape.spec(config, name, module_names(tied_head), tied_head, loader.map(&network)?);
+    let mlp_out = "encoder.block.{}.layer.1.DenseReluDense.wo".into();
+    spec.encoder = Some(EncoderSpec { n_layers, mlp_out, decoder_start: decoder_start as u32 });
     Ok(Box::new(Decoder::new(spec, tokenizer, device, false, network)))
 }
 
@@ -162,15 +156,12 @@ impl Encoder for T5 {
         check_ids(sources, vocab_size, &self.name)?;
         let mut pass = Pass::new(sources.clone(), &self.device);
         let embeddings = Network::embed(self, &pass);
-        let hidden = self.encoder.run(embeddings, &mut pass, probe);
+        let hidden = self.encoder.encode(embeddings, &mut pass, probe);
         EncoderOutput::new(hidden, sources.clone(), &self.device)
     }
 }
 
 impl Network for T5 {
-    /// Biases of the decoder's scores by distance.
-    type Shared = Option<Tensor<4>>;
-
     fn encoder(&self) -> Option<&dyn Encoder> {
         Some(self)
     }
@@ -179,12 +170,12 @@ impl Network for T5 {
         self.shared.clone().select(0, pass.ids_tensor())
     }
 
-    fn shared(&self, pass: &Pass) -> Self::Shared {
-        self.decoder.distances(pass)
+    fn positions(&self, pass: &Pass) -> PositionTerms {
+        self.decoder.positions(pass)
     }
 
-    fn block(&self, layer: usize, hidden: Tensor<2>, shared: &Self::Shared, pass: &mut Pass, probe: &mut dyn Probe) -> Tensor<2> {
-        self.decoder.block(layer, hidden, shared.as_ref(), pass, probe)
+    fn blocks(&self) -> &[Block] {
+        &self.decoder.blocks
     }
 
     fn head(&self, hidden: Tensor<2>) -> Tensor<2> {

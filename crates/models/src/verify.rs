@@ -6,7 +6,7 @@ mod grid;
 use std::path::Path;
 
 use burn::tensor::Tensor;
-use easyedit_core::{Capture, LanguageModel, Module, Pass, Site, TokenBatch, tensor_values};
+use easyedit_core::{Capture, LanguageModel, Module, Pass, Site, Stack, TokenBatch, tensor_values};
 use serde::Serialize;
 
 use crate::text_encoder::normalised;
@@ -98,9 +98,9 @@ pub fn verify(model: &dyn LanguageModel, golden: &Path, tolerance: f32) -> Resul
     let (computed, batch) = match model.encoder() {
         Some(encoder) => {
             let n_layers = model.spec().encoder.as_ref().map_or(0, |encoder| encoder.n_layers);
-            let mut capture = Capture::new((0..n_layers).map(|layer| Site::new(layer, Module::BlockInput)));
+            let mut capture = Capture::new((0..n_layers).map(|layer| Site::in_stack(Stack::Encoder, layer, Module::BlockInput)));
             let output = encoder.encode(&TokenBatch::new(file.rows(Along::Input))?, &mut capture)?;
-            let mut computed = hidden_states(&mut capture, "encoder_", Along::Input, n_layers);
+            let mut computed = hidden_states(&mut capture, Stack::Encoder, "encoder_", Along::Input, n_layers);
             computed.push(Computed::new(ENCODER_LAST, Along::Input, output.hidden()));
             let batch = TokenBatch::new(file.rows(Along::Decoder))?;
             let pass = Pass::new(batch.clone(), &model.device()).reading(output)?;
@@ -151,14 +151,15 @@ fn decoder_states(model: &dyn LanguageModel, mut pass: Pass, prefix: &str, along
     let sites = (0..n_layers).map(|layer| Site::new(layer, Module::BlockInput));
     let mut capture = Capture::new(sites.chain([Site::new(n_layers.saturating_sub(1), Module::BlockOutput)]));
     let last = model.hidden(&mut pass, &mut capture)?;
-    let mut computed = hidden_states(&mut capture, prefix, along, n_layers);
+    let mut computed = hidden_states(&mut capture, Stack::Decoder, prefix, along, n_layers);
     let positions: Vec<usize> = (0..pass.batch().tokens()).collect();
     computed.push(Computed::new(LOGITS, along, model.logits(last, &positions)?));
     Ok(computed)
 }
 
-fn hidden_states(capture: &mut Capture, prefix: &str, along: Along, n_layers: usize) -> Vec<Computed> {
-    let state = |layer| Some(Computed::new(&hidden_name(prefix, layer), along, capture.take(Site::new(layer, Module::BlockInput))?));
+fn hidden_states(capture: &mut Capture, stack: Stack, prefix: &str, along: Along, n_layers: usize) -> Vec<Computed> {
+    let site = |layer| Site::in_stack(stack, layer, Module::BlockInput);
+    let state = |layer| Some(Computed::new(&hidden_name(prefix, layer), along, capture.take(site(layer))?));
     (0..n_layers).filter_map(state).collect()
 }
 

@@ -196,7 +196,7 @@ fn keys_times_the_out_projection_are_the_mlp_output() {
         let mut capture = Capture::new([Module::MlpKey, Module::MlpOutput].map(|module| Site::new(2, module)));
         model.hidden(&mut Pass::new(TokenBatch::new(&rows()).unwrap(), &model.device()), &mut capture).unwrap();
         let weight = model.weight(&model.spec().mlp_out_weight(2)).unwrap();
-        let weight = match model.spec().mlp_out_layout {
+        let weight = match model.spec().parameter(&model.spec().mlp_out_weight(2)).unwrap().matrix_layout().unwrap() {
             easyedit_core::WeightLayout::OutIn => weight.transpose(),
             easyedit_core::WeightLayout::InOut => weight,
         };

@@ -5,7 +5,7 @@ mod common;
 
 use burn::tensor::{Distribution, Tensor};
 use common::{MemoryTensors, assert_close, largest_difference, values};
-use easyedit_core::{Capture, GenerationConfig, LanguageModel, Module, ParamName, Pass, Probe, Site, TokenBatch, generate};
+use easyedit_core::{Capture, GenerationConfig, LanguageModel, Module, ParamName, Pass, Probe, Site, Stack, TokenBatch, generate};
 use easyedit_models::tiny::{tiny_config, tiny_model, tiny_model_from, tiny_tokenizer, write_tiny_checkpoint};
 use easyedit_models::{Checkpoint, ModelConfig, load_model};
 use serde_json::json;
@@ -149,23 +149,23 @@ fn probes_come_by_every_site_of_both_sides() {
         let model = tiny_model(family, 6).unwrap();
         let (d, d_mlp) = (model.spec().d_model, model.spec().d_mlp);
         let batch = TokenBatch::new(&sources()).unwrap();
-        let want = |tokens: usize, layers: usize, modules: &[Module]| {
-            let sites = (0..layers).flat_map(|layer| modules.iter().map(move |module| Site::new(layer, *module)));
+        let want = |stack: Stack, tokens: usize, layers: usize, modules: &[Module]| {
+            let sites = (0..layers).flat_map(|layer| modules.iter().map(move |module| Site::in_stack(stack, layer, *module)));
             let shape = |site: Site| (site, [tokens, if site.module == Module::MlpKey { d_mlp } else { d }]);
-            [Site::new(0, Module::Embedding)].into_iter().chain(sites).map(shape).collect::<Vec<_>>()
+            [Site::in_stack(stack, 0, Module::Embedding)].into_iter().chain(sites).map(shape).collect::<Vec<_>>()
         };
         let encoder = model.encoder().unwrap();
         let mut probe = Recorder::default();
         let encoded = encoder.encode(&batch, &mut probe).unwrap();
         let modules: Vec<Module> = DECODER_MODULES.into_iter().filter(|module| *module != Module::CrossAttentionOutput).collect();
-        assert_eq!(probe.sites, want(batch.tokens(), model.spec().encoder.as_ref().unwrap().n_layers, &modules));
+        assert_eq!(probe.sites, want(Stack::Encoder, batch.tokens(), model.spec().n_layers_of(Stack::Encoder), &modules));
         let rows = TokenBatch::new(&rows()).unwrap();
         let mut probe = Recorder::default();
         model.hidden(&mut Pass::new(rows.clone(), &model.device()).reading(encoded.clone()).unwrap(), &mut probe).unwrap();
-        assert_eq!(probe.sites, want(rows.tokens(), model.spec().n_layers, &DECODER_MODULES));
+        assert_eq!(probe.sites, want(Stack::Decoder, rows.tokens(), model.spec().n_layers, &DECODER_MODULES));
         // What a probe returns is what the encoder goes on with.
         for module in modules {
-            let mut probe = Recorder { shift: Some((Site::new(1, module), 0.5)), ..Recorder::default() };
+            let mut probe = Recorder { shift: Some((Site::in_stack(Stack::Encoder, 1, module), 0.5)), ..Recorder::default() };
             let shifted = encoder.encode(&batch, &mut probe).unwrap();
             assert!(largest_difference(&values(&encoded.hidden()), &values(&shifted.hidden())) > 1e-3, "{family} {module:?}");
         }
@@ -274,7 +274,7 @@ fn gradients_by_hidden_states_of_both_sides_match_finite_differences() {
             let hidden = model.run_layers(hidden, 1..3, &mut pass.clone(), &mut ()).unwrap();
             weighted(model.as_ref(), hidden, &batch)
         });
-        let site = Site::new(1, Module::BlockInput);
+        let site = Site::in_stack(Stack::Encoder, 1, Module::BlockInput);
         let mut capture = Capture::new([site]);
         let read = TokenBatch::new(&sources()).unwrap();
         model.encoder().unwrap().encode(&read, &mut capture).unwrap();

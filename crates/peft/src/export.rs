@@ -140,7 +140,7 @@ fn modules(spec: &ModelSpec, edits: &[Edit], rank: Option<usize>) -> Result<Vec<
     }
     let mut modules = Vec::with_capacity(joined.len());
     for (name, delta) in joined {
-        let target = Target::of(spec, name, delta.shape()).map_err(|message| Error::weight(name, message))?;
+        let target = Target::of(spec, name).map_err(|message| Error::weight(name, message))?;
         if delta.rank() != Some(0) {
             modules.push(Module { target, parameter: name.clone(), factors: factors(name, &delta, rank)? });
         }

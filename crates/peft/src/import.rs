@@ -32,7 +32,7 @@ pub fn import(folder: &Path, model: &dyn LanguageModel) -> Result<Edit> {
     for module in weights.modules() {
         let name = weight_of(model, &module).map_err(|message| weights.error(&module, message))?;
         let weight = model.weight(&name)?;
-        let target = Target::of(model.spec(), &name, weight.dims()).map_err(|message| weights.error(&module, message))?;
+        let target = Target::of(model.spec(), &name).map_err(|message| weights.error(&module, message))?;
         let Some(factors) = weights.read(&module, config.kind, [target.d_in, target.d_out])? else { continue };
         let rank = factors.a.shape()[0];
         let scale = config.scale(&module, rank, factors.ranknum)?;

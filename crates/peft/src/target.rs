@@ -1,11 +1,9 @@
 //! Which weights adapters can change, and how those are stored.
 
-use easyedit_core::{LanguageModel, ModelSpec, ParamName, WeightLayout, nearest_name};
+use easyedit_core::{LanguageModel, ModelSpec, ParamName, ParameterRole, WeightLayout, nearest_name};
 
 /// Ending of a weight's name.
 const WEIGHT: &str = ".weight";
-/// Tables inside of blocks, which are looked up instead of multiplied with.
-const TABLES: &[&str] = &["relative_attention_bias"];
 
 /// A module whose weight an adapter can change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,37 +19,25 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// The linear module whose weight is `name`, of shape `shape`; otherwise, in words, what the weight is instead.
-    ///
-    /// All projections of a model's blocks are stored alike; a head of its own is `[out, in]` in every family.
-    pub(crate) fn of(spec: &ModelSpec, name: &ParamName, shape: [usize; 2]) -> Result<Self, String> {
-        let way_out = "adapters change linear modules only; write the edited model itself instead (`easyedit apply`)";
-        let Some(module) = name.as_str().strip_suffix(WEIGHT) else { return Err(format!("is not the weight of a module; {way_out}")) };
-        let last = module.rsplit('.').next().unwrap_or(module);
-        let layout = if module == spec.modules.lm_head {
-            if spec.tied_head {
-                return Err(format!("is the embedding and the head at once, of which an adapter changes only one; {way_out}"));
-            }
-            WeightLayout::OutIn
-        } else if !is_in_block(module) || TABLES.contains(&last) {
-            return Err(format!("is a table, not the weight of a linear module; {way_out}"));
-        } else if shape[0] == 1 {
-            // A vector is seen as one row.
-            return Err(format!("is a vector; {way_out}"));
-        } else {
-            spec.mlp_out_layout
+    /// The linear module whose weight is `name`; otherwise, in words, what the parameter is instead.
+    pub(crate) fn of(spec: &ModelSpec, name: &ParamName) -> Result<Self, String> {
+        let what = match spec.parameter(name) {
+            Err(error) => return Err(error.to_string()),
+            Ok(parameter) => match (parameter.role, parameter.layout, parameter.widths()) {
+                (ParameterRole::Linear(_) | ParameterRole::Head, Some(layout), Some([d_in, d_out])) => {
+                    let module = name.as_str().trim_end_matches(WEIGHT).to_owned();
+                    return Ok(Self { module, layout, d_in, d_out });
+                }
+                (ParameterRole::TokenEmbedding, Some(_), _) => {
+                    "is the embedding and the head at once, of which an adapter changes only one"
+                }
+                (ParameterRole::NormWeight(_), ..) => "is a vector",
+                _ if parameter.is_matrix() => "is a table, not the weight of a linear module",
+                _ => "is not the weight of a module",
+            },
         };
-        let [d_out, d_in] = match layout {
-            WeightLayout::OutIn => shape,
-            WeightLayout::InOut => [shape[1], shape[0]],
-        };
-        Ok(Self { module: module.to_owned(), layout, d_in, d_out })
+        Err(format!("{what}; adapters change linear modules only; write the edited model itself instead (`easyedit apply`)"))
     }
-}
-
-/// Whether a name leads through a numbered block.
-fn is_in_block(module: &str) -> bool {
-    module.split('.').any(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The weight of the module that an adapter calls `module`: of that name, or the only one whose name ends in it (adapters made for a model
@@ -92,8 +78,7 @@ mod tests {
 
     fn target(family: &str, name: &str) -> Result<Target, String> {
         let model = tiny_model(family, 1).unwrap();
-        let name = ParamName::from(name);
-        Target::of(model.spec(), &name, model.weight(&name).unwrap().dims())
+        Target::of(model.spec(), &ParamName::from(name))
     }
 
     #[test]

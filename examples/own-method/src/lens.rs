@@ -92,7 +92,8 @@ impl Lens {
         let scale = self.hparams.strength * norm(&stream) / norm(row);
         let value: Vec<f32> = row.iter().map(|v| v * scale).collect();
         let direction: Vec<f32> = key.iter().map(|k| k / norm(&key).powi(2)).collect();
-        Ok(match model.spec().mlp_out_layout {
+        let layout = model.spec().parameter(&model.spec().mlp_out_weight(layer))?.matrix_layout()?;
+        Ok(match layout {
             WeightLayout::OutIn => WeightDelta::LowRank { left: Matrix::column(value), right: Matrix::row(direction) },
             WeightLayout::InOut => WeightDelta::LowRank { left: Matrix::column(direction), right: Matrix::row(value) },
         })

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use easyedit::ike::{Demonstration, DemonstrationIndex, IkeHparams, Kind, Retrieval, Selected};
 use easyedit::TextCorpora;
+use easyedit::ike::{Demonstration, DemonstrationIndex, IkeHparams, Kind, Retrieval, Selected};
 use serde_json::{Value, json};
 
 use super::{Context, check_file, utf8_path};

@@ -76,11 +76,7 @@ impl Run<'_> {
             .into());
         }
         let told = describe(&*model, &context.common.device);
-        let options = EditorOptions {
-            mode: self.mode,
-            evaluate: self.evaluate,
-            keep_going: self.requests.len() > 1,
-        };
+        let options = EditorOptions { mode: self.mode, evaluate: self.evaluate, keep_going: self.requests.len() > 1 };
         let session = context.session().with_corpora(TextCorpora { corpus: self.corpus.clone() });
         interrupt::resume("run the same command again to make the rest; an edit that is kept is not written twice");
         let mut editor = Editor::new(&session, model, method, options);

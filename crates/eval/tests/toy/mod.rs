@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use easyedit_core::{
-    Error, LanguageModel, ModelSpec, Module, ModuleNames, ParamName, Pass, Probe, Result, Site, Tokenizer, WeightLayout, device,
+    Error, LanguageModel, LinearRole, ModelMap, ModelSpec, Module, ModuleNames, ParamName, Parameter, ParameterRole, Pass, Probe, Result,
+    Site, Stack, Tokenizer, WeightLayout, device,
 };
 
 /// Word and successor; `.` ends a text.
@@ -71,6 +72,14 @@ impl Toy {
         });
         let tokenizer = tokenizers::Tokenizer::from_bytes(tokenizer.to_string()).unwrap();
         let name = |module: &str| module.to_owned();
+        let parameter = Parameter {
+            name: WEIGHT.into(),
+            stack: Stack::Decoder,
+            layer: Some(0),
+            role: ParameterRole::Linear(LinearRole::MlpOut),
+            layout: Some(WeightLayout::OutIn),
+            shape: [n, n],
+        };
         Self {
             spec: ModelSpec {
                 family: "toy".into(),
@@ -88,9 +97,9 @@ impl Toy {
                     final_norm: name("norm"),
                     lm_head: name("head"),
                 },
-                mlp_out_layout: WeightLayout::OutIn,
                 tied_head: false,
                 encoder: None,
+                map: ModelMap::new([parameter]).unwrap(),
             },
             tokenizer: Tokenizer::new(tokenizer, vec![id(".")]),
             embedding: Tensor::from_data(TensorData::new(embedding, [n, n]), &device),

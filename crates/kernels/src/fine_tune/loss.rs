@@ -1,5 +1,5 @@
 use burn::tensor::{Gradients, Tensor, activation};
-use easyedit_core::{Error, LanguageModel, ModelSpec, ParamName, Pass, Result, TokenBatch};
+use easyedit_core::{Error, LanguageModel, ModelSpec, NormRole, ParamName, Parameter, ParameterRole, Pass, Result, Stack, TokenBatch};
 
 use super::TrainingRow;
 use crate::{TargetLikelihood, target_likelihood};
@@ -44,7 +44,7 @@ impl TargetLoss {
     ///
     /// # Errors
     ///
-    /// If there are no rows, one predicts nothing or outside of its tokens, or does not fit the model.
+    /// If there are no rows, one predicts nothing or outside of its tokens, or does not fit the model; if a weight is none of the model's.
     pub fn new(model: &dyn LanguageModel, rows: &[TrainingRow], trained: &[ParamName]) -> Result<Self> {
         let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids.as_slice()).collect();
         let batch = TokenBatch::new(&ids)?;
@@ -62,7 +62,8 @@ impl TargetLoss {
             return Err(Error::Batch(format!("row {row} is to predict token {id}, beyond the {vocabulary} of {}", model.spec().name)));
         }
         let sources: Vec<Vec<u32>> = rows.iter().map(|row| row.source.clone()).collect();
-        let first = trained.iter().map(|name| first_layer(model.spec(), name)).min().unwrap_or(Some(model.spec().n_layers));
+        let first = trained.iter().map(|name| first_layer(model.spec(), name)).collect::<Result<Vec<_>>>()?;
+        let first = first.into_iter().min().unwrap_or(Some(model.spec().n_layers));
         let start = match first {
             None => Start::Beginning { sources, batch },
             Some(layer) => {
@@ -164,32 +165,12 @@ impl LossPass {
 
 /// The first layer that a change of the parameter reaches: the number of layers for what stands behind them, `None` if it reaches what
 /// comes before.
-fn first_layer(spec: &ModelSpec, name: &ParamName) -> Option<usize> {
-    let behind = |module: &str| name.as_str().strip_prefix(module).is_some_and(|rest| rest.starts_with('.'));
-    if behind(&spec.modules.final_norm) || (!spec.tied_head && behind(&spec.modules.lm_head)) {
-        return Some(spec.n_layers);
-    }
-    layer_of(&spec.modules.layer, name)
-}
-
-/// The layer a parameter belongs to, where `template` names a layer (`model.layers.{}`); `None` if it belongs to none.
-pub fn layer_of(template: &str, name: &ParamName) -> Option<usize> {
-    let (before, behind) = template.split_once("{}")?;
-    let rest = name.as_str().strip_prefix(before)?;
-    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    let (layer, rest) = rest.split_at(digits);
-    rest.strip_prefix(behind)?.strip_prefix('.')?;
-    layer.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layers_are_read_from_names() {
-        let of = |name: &str| layer_of("model.layers.{}", &name.into());
-        assert_eq!((of("model.layers.3.mlp.up.weight"), of("model.layers.13.x.weight")), (Some(3), Some(13)));
-        assert_eq!((of("model.norm.weight"), of("model.layers.x.y"), of("model.layers.3")), (None, None, None));
-    }
+fn first_layer(spec: &ModelSpec, name: &ParamName) -> Result<Option<usize>> {
+    use ParameterRole::{Head, HeadBias, NormBias, NormWeight};
+    let Parameter { stack, layer, role, .. } = spec.parameter(name)?;
+    Ok(match (*stack, role) {
+        (Stack::Decoder, NormWeight(NormRole::Final) | NormBias(NormRole::Final) | Head | HeadBias) => Some(spec.n_layers),
+        (Stack::Decoder, _) => *layer,
+        _ => None,
+    })
 }

@@ -8,6 +8,6 @@ mod loss;
 mod row;
 mod tensor_adam;
 
-pub use loss::{LossPass, TargetLoss, layer_of};
+pub use loss::{LossPass, TargetLoss};
 pub use row::TrainingRow;
 pub use tensor_adam::TensorAdam;

@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{CheckedRequest, Error, LanguageModel, Matrix, Module, ParamName, Result, Session, TensorDelta, WeightDelta, WeightLayout};
+use easyedit_core::{
+    CheckedRequest, Error, LanguageModel, Matrix, Module, ParamName, Result, Session, TensorDelta, WeightDelta, WeightLayout,
+};
 use serde_json::{Value, json};
 
 use super::cached_values;
@@ -87,8 +89,9 @@ impl MassEdit<'_> {
             let residuals: Vec<Vec<f64>> = values.iter().zip(now).map(|(value, now)| residual(value, &now, share)).collect();
             let solved = solve(working.as_ref(), *layer, &keys)?;
             written.push(Written::of(*layer, &keys, &solved));
-            let delta = outer(&residuals, &solved.vectors, model.spec().mlp_out_layout)?.compact(&model.device())?;
             let name = model.spec().mlp_out_weight(*layer);
+            let layout = model.spec().parameter(&name)?.matrix_layout()?;
+            let delta = outer(&residuals, &solved.vectors, layout)?.compact(&model.device())?;
             let base = working.fingerprint(&name)?;
             // Nothing reads the model behind the last layer.
             if index + 1 < layers.len() {

@@ -63,7 +63,7 @@ fn chunk_tokens(spec: &ModelSpec, document_tokens: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use easyedit_core::{ModuleNames, WeightLayout};
+    use easyedit_core::{ModelMap, ModuleNames};
 
     use super::*;
 
@@ -85,9 +85,9 @@ mod tests {
             vocab_size: 1,
             max_positions: 2048,
             modules,
-            mlp_out_layout: WeightLayout::OutIn,
             tied_head: false,
             encoder: None,
+            map: ModelMap::default(),
         }
     }
 

@@ -1,7 +1,6 @@
 use std::collections::BTreeSet;
 
-use easyedit_core::{Error, LanguageModel, ParamName, Result};
-use easyedit_kernels::layer_of;
+use easyedit_core::{Error, LanguageModel, ModelSpec, ParamName, Result, Stack};
 
 /// The parameters whose names contain `template` with one of `layers` filled in, as EasyEdit chooses them; by name.
 ///
@@ -17,22 +16,21 @@ pub(crate) fn weights_of(model: &dyn LanguageModel, template: &str, layers: &[us
         chosen.extend(names.iter().filter(|name| name.as_str().contains(&wanted)).cloned());
         let nothing_new = chosen.len() == before;
         if nothing_new && !names.iter().any(|name| name.as_str().contains(&wanted)) {
-            return Err(no_match(model, template, *layer, &names));
+            return Err(no_match(model.spec(), template, *layer));
         }
     }
     Ok(chosen.into_iter().collect())
 }
 
-fn no_match(model: &dyn LanguageModel, template: &str, layer: usize, names: &[ParamName]) -> Error {
-    let spec = model.spec();
+fn no_match(spec: &ModelSpec, template: &str, layer: usize) -> Error {
     if template.starts_with(&spec.modules.layer)
         && let Err(error) = spec.check_layer(layer)
     {
         return error;
     }
-    let of_layer = names.iter().filter(|name| layer_of(&spec.modules.layer, name) == Some(0)).map(|name| name.as_str());
-    let known: Vec<String> =
-        of_layer.filter_map(|name| Some(name.strip_prefix(&spec.modules.layer.replace("{}", "0"))?[1..].to_owned())).collect();
+    let first = format!("{}.", spec.modules.layer.replace("{}", "0"));
+    let of_layer = spec.map.iter().filter(|parameter| parameter.stack == Stack::Decoder && parameter.layer == Some(0));
+    let known: Vec<&str> = of_layer.filter_map(|parameter| parameter.name.as_str().strip_prefix(&first)).collect();
     Error::hparams(format!(
         "rewrite_module_tmp is {template}, but no parameter of {} ({}) has that in its name with layer {layer} filled in; the MLP's out-projection is {}, and {} holds {}",
         spec.name,

@@ -1,4 +1,4 @@
-use easyedit_core::{Error, ModelSpec, Result};
+use easyedit_core::{Error, ModelSpec, Module, Result, Site, Stack};
 use serde::{Deserialize, Serialize};
 
 /// Keys nearer to each other than this share of their norm are of one and the same prompt: computed in another batch, a key differs by
@@ -38,55 +38,10 @@ pub enum Replacement {
     ReplaceAll,
 }
 
-/// The layers among which a codebook stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stack {
-    /// The decoder's, which are all there are in a decoder-only model.
-    #[default]
-    Decoder,
-    /// The encoder's of an encoder-decoder.
-    Encoder,
-}
-
-impl Stack {
-    /// Number of its layers in a model; 0 if the model has none such.
-    pub fn n_layers(self, spec: &ModelSpec) -> usize {
-        match self {
-            Self::Decoder => spec.n_layers,
-            Self::Encoder => spec.encoder.as_ref().map_or(0, |encoder| encoder.n_layers),
-        }
-    }
-
-    /// Template of its MLPs' out-projections in a model's words.
-    pub fn mlp_out(self, spec: &ModelSpec) -> Option<&str> {
-        match self {
-            Self::Decoder => Some(&spec.modules.mlp_out),
-            Self::Encoder => spec.encoder.as_ref().map(|encoder| encoder.mlp_out.as_str()),
-        }
-    }
-
-    /// Checks that it has a layer `layer` in a model.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Hparams`] naming the layer and the stack's depth.
-    pub fn check_layer(self, layer: usize, spec: &ModelSpec) -> Result<()> {
-        match (self, self.n_layers(spec)) {
-            (Self::Decoder, _) => spec.check_layer(layer),
-            (Self::Encoder, 0) => Err(Error::hparams(format!("the codebook stands in an encoder, and {} has none", spec.name))),
-            (Self::Encoder, n_layers) if layer >= n_layers => {
-                Err(Error::hparams(format!("layer {layer} is out of range: the encoder of {} has layers 0 to {}", spec.name, n_layers - 1)))
-            }
-            (Self::Encoder, _) => Ok(()),
-        }
-    }
-}
-
 /// What all entries of a codebook have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
-    /// The layers among which it stands.
+    /// The stack in which it stands.
     #[serde(default)]
     pub stack: Stack,
     /// The layer whose MLP it stands beside.
@@ -95,6 +50,30 @@ pub struct Rules {
     pub eps_expand: Expansion,
     /// What values replace.
     pub replacement: Replacement,
+}
+
+impl Rules {
+    /// The place `module` of the layer.
+    pub(crate) fn site(&self, module: Module) -> Site {
+        Site::in_stack(self.stack, self.layer, module)
+    }
+
+    /// Checks that a model has the layer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Hparams`] naming the layer and the stack's depth.
+    pub(crate) fn check_layer(&self, spec: &ModelSpec) -> Result<()> {
+        let Self { stack, layer, .. } = *self;
+        match spec.n_layers_of(stack) {
+            _ if stack == Stack::Decoder => spec.check_layer(layer),
+            0 => Err(Error::hparams(format!("the codebook stands in the {stack}, and {} has none", spec.name))),
+            n_layers if layer >= n_layers => {
+                Err(Error::hparams(format!("layer {layer} is out of range: the {stack} of {} has layers 0 to {}", spec.name, n_layers - 1)))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What one edit brings into a codebook.

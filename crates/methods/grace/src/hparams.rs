@@ -1,9 +1,9 @@
-use easyedit_core::{Error, Hparams, ModelSpec, Result};
+use easyedit_core::{Error, Hparams, ModelSpec, Result, Stack};
 use easyedit_kernels::{above_zero, at_least_one, at_most, ceilings, hparams_defaults, layers_within, zero_or_more};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Expansion, Replacement, Rules, Stack};
+use crate::{Expansion, Replacement, Rules};
 
 /// Where the search for a value begins. EasyEdit's `val_init`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,19 +172,20 @@ impl GraceHparams {
     pub fn rules(&self, spec: &ModelSpec) -> Result<Rules> {
         let (stack, layer) = match (self.inner_params.first(), self.layers.first()) {
             (Some(name), _) => {
-                let mut places = stacks(spec).filter_map(|stack| Some((stack, layer_of(name, stack.mlp_out(spec)?)?)));
+                let mut places = stacks(spec).filter_map(|stack| Some((stack, layer_of(name, spec.mlp_out_of(stack)?)?)));
                 places.next().ok_or_else(|| no_mlp_out("inner_params", name, spec))?
             }
             (None, Some(layer)) => (self.stack_by_template(spec)?, *layer),
             (None, None) => return Err(Error::hparams("neither inner_params nor layers says which MLP gets the codebook")),
         };
-        stack.check_layer(layer, spec)?;
-        Ok(Rules { stack, layer, eps_expand: self.eps_expand, replacement: self.replacement })
+        let rules = Rules { stack, layer, eps_expand: self.eps_expand, replacement: self.replacement };
+        rules.check_layer(spec)?;
+        Ok(rules)
     }
 
     fn stack_by_template(&self, spec: &ModelSpec) -> Result<Stack> {
         let template = self.rewrite_module_tmp.trim_end_matches(".weight");
-        let mut stacks = stacks(spec).filter(|stack| template.is_empty() || stack.mlp_out(spec) == Some(template));
+        let mut stacks = stacks(spec).filter(|stack| template.is_empty() || spec.mlp_out_of(*stack) == Some(template));
         stacks.next().ok_or_else(|| no_mlp_out("rewrite_module_tmp", template, spec))
     }
 
@@ -239,7 +240,7 @@ fn layer_of(name: &str, template: &str) -> Option<usize> {
 }
 
 fn no_mlp_out(key: &str, name: &str, spec: &ModelSpec) -> Error {
-    let modules: Vec<&str> = stacks(spec).filter_map(|stack| stack.mlp_out(spec)).collect();
+    let modules: Vec<&str> = stacks(spec).filter_map(|stack| spec.mlp_out_of(stack)).collect();
     Error::hparams(format!(
         "{key} names {name}, but the codebook stands beside an MLP's out-projection, which in {} ({}) is {}",
         spec.name,

@@ -27,7 +27,7 @@ mod start;
 mod stored;
 mod value;
 
-pub use codebook::{Codebook, EditId, Entry, Expansion, Insertion, Outcome, Replacement, Rules, Stack};
+pub use codebook::{Codebook, EditId, Entry, Expansion, Insertion, Outcome, Replacement, Rules};
 /// The vocabulary: requests, models, edits.
 pub use easyedit_core as core;
 pub use hparams::{GraceHparams, ValueStart};

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
-use easyedit_core::{ForwardChange, Matrix, Module, Pass, Probe, Site, TokenBatch, WeightLayout, weight_product};
+use easyedit_core::{ForwardChange, Matrix, Module, Pass, Probe, Site, Stack, TokenBatch, WeightLayout, weight_product};
 
-use crate::codebook::{Codebook, Entry, Replacement, Rules, Stack};
+use crate::codebook::{Codebook, Entry, Replacement, Rules};
 
 /// A codebook's entries on a device.
 pub(crate) struct Lookup {
@@ -85,15 +85,15 @@ impl ForwardChange for Lookup {
     fn probe(&self, pass: &Pass) -> Option<Box<dyn Probe + '_>> {
         match self.rules.stack {
             Stack::Decoder => self.at_ends(pass.batch(), pass.device(), |row| pass.prompt_end(row)),
-            Stack::Encoder => None,
+            _ => None,
         }
     }
 
     fn encoder_probe(&self, sources: &TokenBatch, device: &Device) -> Option<Box<dyn Probe + '_>> {
         match self.rules.stack {
-            Stack::Decoder => None,
             // A source is a prompt and nothing else.
             Stack::Encoder => self.at_ends(sources, device, |row| sources.len(row).checked_sub(1)),
+            _ => None,
         }
     }
 }
@@ -112,11 +112,11 @@ struct AtPrompts<'a> {
 
 impl Probe for AtPrompts<'_> {
     fn at(&mut self, site: Site, activations: Tensor<2>) -> Tensor<2> {
-        if site == Site::new(self.lookup.rules.layer, Module::MlpKey) {
+        if site == self.lookup.rules.site(Module::MlpKey) {
             self.found = Some(self.lookup.find(activations.clone().inner().select(0, self.ends.clone())));
             return activations;
         }
-        let found = match site == Site::new(self.lookup.rules.layer, Module::MlpOutput) {
+        let found = match site == self.lookup.rules.site(Module::MlpOutput) {
             true => self.found.take(),
             false => None,
         };

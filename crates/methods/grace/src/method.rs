@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{CheckedRequest, Edit, EditMethod, EditedModel, Error, Hparams, LanguageModel, Method, ModelSpec, Overlay, Result, Session};
+use easyedit_core::{
+    CheckedRequest, Edit, EditMethod, EditedModel, Error, Hparams, LanguageModel, Method, ModelSpec, Overlay, Result, Session, Stack,
+};
 use easyedit_kernels::sampled_fingerprint;
 use serde_json::{Value, json};
 
-use crate::codebook::{Codebook, EditId, Insertion, Rules, Stack, norm};
+use crate::codebook::{Codebook, EditId, Insertion, Rules, norm};
 use crate::lookup::Lookup;
 use crate::stored::without;
 use crate::{GraceHparams, value};

@@ -2,9 +2,9 @@
 
 use burn::tensor::{Tensor, TensorData};
 use easyedit_core::tokens::TargetTokens;
-use easyedit_core::{Capture, Error, LanguageModel, Module, Pass, Probe, Result, Site, TokenBatch, tensor_values};
+use easyedit_core::{Capture, Error, LanguageModel, Module, Pass, Probe, Result, Site, Stack, TokenBatch, tensor_values};
 
-use crate::codebook::{Replacement, Rules, Stack};
+use crate::codebook::{Replacement, Rules};
 
 /// A request up to the MLP whose output a value stands in for.
 pub(crate) struct Start {
@@ -42,8 +42,8 @@ impl Start {
     /// If the model cannot be run on the tokens, or does not show the MLP's activations.
     pub(crate) fn new(model: &dyn LanguageModel, tokens: &TargetTokens, rules: Rules) -> Result<Self> {
         match rules.stack {
-            Stack::Decoder => Self::in_decoder(model, tokens, rules),
             Stack::Encoder => Self::in_encoder(model, tokens, rules),
+            _ => Self::in_decoder(model, tokens, rules),
         }
     }
 
@@ -112,7 +112,7 @@ impl Start {
                 model.run_layers(hidden, self.rules.layer + 1..n_layers, &mut pass.clone(), &mut ())?
             }
             State::InEncoder { source, answer, places } => {
-                let encoded = encoder_of(model)?.encode(source, &mut PutIn { layer: self.rules.layer, places, value })?;
+                let encoded = encoder_of(model)?.encode(source, &mut PutIn { rules: self.rules, places, value })?;
                 let mut pass = Pass::new(answer.clone(), &model.device()).reading(encoded)?;
                 let hidden = constant(model.embed(&pass)?, is_tracked);
                 model.run_layers(hidden, 0..n_layers, &mut pass, &mut ())?
@@ -122,9 +122,9 @@ impl Start {
     }
 }
 
-/// Puts a value in for an MLP's output.
+/// Puts a value in for the output of an encoder's MLP.
 struct PutIn<'a> {
-    layer: usize,
+    rules: Rules,
     places: &'a Tensor<2>,
     value: Tensor<2>,
 }
@@ -132,10 +132,10 @@ struct PutIn<'a> {
 impl Probe for PutIn<'_> {
     fn at(&mut self, site: Site, activations: Tensor<2>) -> Tensor<2> {
         let is_tracked = self.value.is_autodiff();
-        if site == Site::new(0, Module::Embedding) {
+        if site == Site::in_stack(self.rules.stack, 0, Module::Embedding) {
             return constant(activations, is_tracked);
         }
-        if site != Site::new(self.layer, Module::MlpOutput) {
+        if site != self.rules.site(Module::MlpOutput) {
             return activations;
         }
         let places = constant(self.places.clone(), is_tracked);
@@ -148,7 +148,7 @@ fn encoder_of(model: &dyn LanguageModel) -> Result<&dyn easyedit_core::Encoder> 
 }
 
 fn sites(rules: Rules) -> [Site; 2] {
-    [Module::MlpKey, Module::MlpOutput].map(|module| Site::new(rules.layer, module))
+    [Module::MlpKey, Module::MlpOutput].map(|module| rules.site(module))
 }
 
 /// Keys and outputs of the MLP.

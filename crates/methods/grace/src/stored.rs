@@ -60,7 +60,7 @@ impl Codebook {
     /// If the overlay is no codebook, or does not fit the model's shape; the tensor or layer is named.
     pub fn from_overlay(overlay: &Overlay, spec: &ModelSpec) -> Result<(Self, String)> {
         let data: Data = serde_json::from_value(overlay.data.clone()).map_err(|error| no_codebook(&error))?;
-        data.rules.stack.check_layer(data.rules.layer, spec)?;
+        data.rules.check_layer(spec)?;
         if data.rules.replacement == Replacement::ReplaceAll {
             return Err(Error::hparams("the codebook says replace_all, which is not supported"));
         }

@@ -78,12 +78,7 @@ impl DemonstrationIndex {
     /// # Errors
     ///
     /// If there are no records, the encoder fails, or the cache cannot be written.
-    pub fn of_embeddings(
-        records: &[EditRequest],
-        encoder: Box<dyn SentenceEncoder>,
-        device: &Device,
-        session: &Session,
-    ) -> Result<Self> {
+    pub fn of_embeddings(records: &[EditRequest], encoder: Box<dyn SentenceEncoder>, device: &Device, session: &Session) -> Result<Self> {
         let (demonstrations, prompts) = checked(records)?;
         let found = index_file::find_or_build(&demonstrations, &*encoder, session.cache(), session.progress())?;
         let rows = found.embeddings.to_tensor(device);

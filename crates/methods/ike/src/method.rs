@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{CheckedRequest, Edit, EditMethod, EditedModel, Error, Hparams, LanguageModel, Matrix, Method, ModelSpec, Result, Session};
+use easyedit_core::{
+    CheckedRequest, Edit, EditMethod, EditedModel, Error, Hparams, LanguageModel, Matrix, Method, ModelSpec, Result, Session,
+};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 

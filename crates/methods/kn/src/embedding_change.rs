@@ -91,20 +91,25 @@ pub(crate) struct Changes {
 impl Changes {
     /// The same with `factor` times its `columns: [d_model]` added to the out-projection's column of each neuron; of a weight stored
     /// `[in, out]`, to its row.
-    pub(crate) fn with(&self, model: &dyn LanguageModel, neurons: &[Neuron], columns: &[Vec<f32>], factor: f64) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// If a weight is missing.
+    pub(crate) fn with(&self, model: &dyn LanguageModel, neurons: &[Neuron], columns: &[Vec<f32>], factor: f64) -> Result<Self> {
         let spec = model.spec();
         let mut changes = self.clone();
         for (neuron, column) in neurons.iter().zip(columns) {
+            let layout = spec.parameter(&spec.mlp_out_weight(neuron.layer))?.matrix_layout()?;
             let places = changes.layers.entry(neuron.layer).or_default();
             for (output, value) in column.iter().enumerate() {
-                let place = match spec.mlp_out_layout {
+                let place = match layout {
                     WeightLayout::OutIn => output * spec.d_mlp + neuron.index,
                     WeightLayout::InOut => neuron.index * spec.d_model + output,
                 };
                 *places.entry(place as u64).or_default() += (factor * f64::from(*value)) as f32;
             }
         }
-        changes
+        Ok(changes)
     }
 
     /// A clone of the model with the changes in its weights.

@@ -35,12 +35,7 @@ impl Method for Kn {
 
 impl Kn {
     /// The neurons that express the old answer of `request`, and what there is to tell about them.
-    fn neurons(
-        &self,
-        model: &dyn LanguageModel,
-        request: &CheckedRequest,
-        session: &Session,
-    ) -> Result<(Answer, Vec<Neuron>, Value)> {
+    fn neurons(&self, model: &dyn LanguageModel, request: &CheckedRequest, session: &Session) -> Result<(Answer, Vec<Neuron>, Value)> {
         let answer = Answer::of(model, request, self.hparams.refine)?;
         let mut sets = Vec::with_capacity(answer.prompts.len());
         let mut probabilities = Vec::with_capacity(answer.prompts.len());
@@ -85,7 +80,7 @@ impl Kn {
         let rows = new_answers(model, request, &self.templates).map_err(named)?;
         let (Some(old), Some(new)) = (answer.prompts.first(), rows.first()) else { return Err(request.error("there is no prompt")) };
         let columns = changes_of_columns(model, request, neurons, [old, new], &self.hparams)?;
-        let reached = |factor: f64| Reached::by(&*changes.with(model, neurons, &columns, factor).applied(model)?, &rows);
+        let reached = |factor: f64| Reached::by(&*changes.with(model, neurons, &columns, factor)?.applied(model)?, &rows);
         let found = match self.hparams.line_search {
             true => smallest_factor(self.hparams.margin, reached)?,
             false => {
@@ -103,7 +98,7 @@ impl Kn {
                 100.0 * found.reached.predicted
             );
         }
-        *changes = changes.with(model, neurons, &columns, found.factor);
+        *changes = changes.with(model, neurons, &columns, found.factor)?;
         Ok(found)
     }
 

@@ -79,7 +79,7 @@ struct Scaling<'a> {
 
 impl Probe for Scaling<'_> {
     fn at(&mut self, site: Site, activations: Tensor<2>) -> Tensor<2> {
-        match self.factors.get(&site.layer).filter(|_| site.module == Module::MlpKey) {
+        match self.factors.get(&site.layer).filter(|_| site == Site::new(site.layer, Module::MlpKey)) {
             Some(factors) => activations * factors.clone(),
             None => activations,
         }

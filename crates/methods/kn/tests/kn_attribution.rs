@@ -3,7 +3,10 @@
 
 use burn::tensor::{Tensor, activation};
 use easyedit_core::tokens::{TargetTokens, encode_with_target};
-use easyedit_core::{Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, HparamsDocument, LanguageModel, Method, Module, Probe, Registry, Result, Session, Silent, Site, TokenBatch, WeightLayout, tensor_values};
+use easyedit_core::{
+    Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, HparamsDocument, LanguageModel, Method, Module, Probe, Registry,
+    Result, Session, Silent, Site, TokenBatch, WeightLayout, tensor_values,
+};
 use easyedit_kn::{Kn, KnHparams, KnMode, attribute};
 use easyedit_models::tiny::tiny_model;
 
@@ -171,7 +174,8 @@ fn columns_of_the_neurons_alone_change_by_the_embeddings_with_their_activations_
                 continue;
             };
             let delta = delta.delta.to_tensor(&model.device());
-            let columns = if spec.mlp_out_layout == WeightLayout::OutIn { delta.transpose() } else { delta };
+            let layout = spec.parameter(&spec.mlp_out_weight(layer)).unwrap().layout;
+            let columns = if layout == Some(WeightLayout::OutIn) { delta.transpose() } else { delta };
             let values = tensor_values(&columns).unwrap();
             for (index, change) in values.chunks_exact(spec.d_model).enumerate() {
                 let wanted: Vec<f32> = if chosen.contains(&(index as u64)) {
@@ -239,7 +243,8 @@ fn the_new_answer_becomes_more_probable_with_every_neuron_and_with_all_of_them()
 fn several_requests_are_told_of_alone_and_together() {
     let model = tiny_model("llama", 28).unwrap();
     let second = EditRequest { case_id: 9, ..EditRequest::new("Two and two are", "", "five") };
-    let made = Kn::new(hparams(&*model, KnMode::Edit)).edit(&*model, &CheckedRequest::all([request(), second]).unwrap(), &session()).unwrap();
+    let made =
+        Kn::new(hparams(&*model, KnMode::Edit)).edit(&*model, &CheckedRequest::all([request(), second]).unwrap(), &session()).unwrap();
     let [first, last] = [0, 1].map(|place| made.diagnostics[place]["change"].clone());
     // The last was searched for on top of all others; the first was not.
     assert_eq!((&last["predicted"], &last["margin"]), (&last["together"]["predicted"], &last["together"]["margin"]));

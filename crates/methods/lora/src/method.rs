@@ -1,13 +1,16 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{CheckedRequest, Edit, EditMethod, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, ParamName, Result, Session, TensorDelta, WeightDelta, WeightLayout};
+use easyedit_core::{
+    CheckedRequest, Edit, EditMethod, Fingerprint, Hparams, LanguageModel, Method, ModelSpec, ParamName, Parameter, Result, Session,
+    TensorDelta, WeightDelta, WeightLayout,
+};
 use easyedit_kernels::{TargetLoss, TrainingRow};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::adapter::Adapter;
-use crate::modules::{block_of, target_weights};
+use crate::modules::target_weights;
 use crate::training::Training;
 use crate::{LoraHparams, Sequential};
 
@@ -51,12 +54,14 @@ impl Lora {
     }
 
     fn fresh(&self, model: &dyn LanguageModel, rng: &mut ChaCha8Rng) -> Result<Vec<Adapter>> {
-        let names = target_weights(model, &self.hparams.target_modules, &self.hparams.layers)?;
-        let adapter = |name: ParamName| -> Result<Adapter> {
-            let base = model.weight(&name)?;
-            Ok(Adapter::new(name.clone(), layout_of(model.spec(), &name), base, self.hparams.initial_rank(), self.hparams.lora_type, rng))
+        let targets = target_weights(model.spec(), &self.hparams.target_modules, &self.hparams.layers)?;
+        let adapter = |target: &Parameter| -> Result<Adapter> {
+            let base = model.weight(&target.name)?;
+            // A table has no layout; its rows are taken for outputs.
+            let layout = target.layout.unwrap_or(WeightLayout::OutIn);
+            Ok(Adapter::new(target.name.clone(), layout, base, self.hparams.initial_rank(), self.hparams.lora_type, rng))
         };
-        names.into_iter().map(adapter).collect()
+        targets.into_iter().map(adapter).collect()
     }
 
     /// The changes that take the model from carrying `before` to carrying `after`.
@@ -105,7 +110,7 @@ impl EditMethod for Lora {
 
     fn prepare(&mut self, model: &dyn LanguageModel, _: &Session) -> Result<()> {
         self.hparams.check_model(model.spec())?;
-        target_weights(model, &self.hparams.target_modules, &self.hparams.layers).map(|_| ())
+        target_weights(model.spec(), &self.hparams.target_modules, &self.hparams.layers).map(|_| ())
     }
 
     fn edit(&mut self, model: &dyn LanguageModel, requests: &[CheckedRequest], session: &Session) -> Result<Edit> {
@@ -143,9 +148,4 @@ impl EditMethod for Lora {
         }
         Ok(edit)
     }
-}
-
-/// How a weight is stored: the linear maps of a model's blocks alike, everything else by rows of outputs.
-fn layout_of(spec: &ModelSpec, name: &ParamName) -> WeightLayout {
-    if block_of(spec, name).is_some() { spec.mlp_out_layout } else { WeightLayout::OutIn }
 }

@@ -1,7 +1,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use easyedit_core::{CheckedRequest, Edit, EditMethod, Hparams, LanguageModel, Method, ModelSpec, ParamName, Result, Session, TensorDelta, WeightDelta};
+use easyedit_core::{
+    CheckedRequest, Edit, EditMethod, Hparams, LanguageModel, Method, ModelSpec, ParamName, Result, Session, TensorDelta, WeightDelta,
+};
 use easyedit_kernels::{
     Cholesky, Contexts, FactActivations, OptimizedValue, Preparation, ValueSite, half_bare_row, mean_row, optimize_values,
 };
@@ -95,7 +97,8 @@ impl Rome {
             "key_along_direction": insertion.key_along_direction,
             "update_norm": norm(&insertion.residual),
         });
-        Ok((insertion.delta(model.spec().mlp_out_layout), diagnostics))
+        let layout = model.spec().parameter(&model.spec().mlp_out_weight(layer))?.matrix_layout()?;
+        Ok((insertion.delta(layout), diagnostics))
     }
 
     fn insertion(&self, activations: &FactActivations, templates: usize, layer: usize, optimized: &OptimizedValue) -> Result<Insertion> {

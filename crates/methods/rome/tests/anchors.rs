@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 use easyedit_core::tokens::FactToken;
-use easyedit_core::{Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, Error, HparamsDocument, LanguageModel, Matrix, Method, Module, Pass, Result, Session, Silent, Site, TokenBatch, WeightDelta, tensor_values};
+use easyedit_core::{
+    Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, Error, HparamsDocument, LanguageModel, Matrix, Method, Module, Pass,
+    Result, Session, Silent, Site, TokenBatch, WeightDelta, tensor_values,
+};
 use easyedit_kernels::Cholesky;
 use easyedit_models::tiny::tiny_model;
 use easyedit_rome::{Rome, RomeHparams};
@@ -159,7 +162,8 @@ fn what_cannot_be_edited_is_an_error_that_names_it() {
     let model = tiny_model("llama", 17).unwrap();
     let spec = model.spec();
     let check = |hparams: RomeHparams, request: EditRequest, part: &str| {
-        let message = Rome::new(hparams).edit(model.as_ref(), &[CheckedRequest::new(request).unwrap()], &session()).unwrap_err().to_string();
+        let message =
+            Rome::new(hparams).edit(model.as_ref(), &[CheckedRequest::new(request).unwrap()], &session()).unwrap_err().to_string();
         assert!(message.contains(part), "{message:?} does not say {part:?}");
     };
     let good = || RomeHparams { mom2_adjustment: false, ..RomeHparams::for_spec(spec) };

@@ -8,7 +8,10 @@ mod fixtures;
 
 use std::path::Path;
 
-use easyedit_core::{CheckedRequest, Edit, EditMethod, EditRequest, HparamsDocument, LanguageModel, Matrix, Method, Pass, Session, Silent, TokenBatch, WeightDelta, device, tensor_values};
+use easyedit_core::{
+    CheckedRequest, Edit, EditMethod, EditRequest, HparamsDocument, LanguageModel, Matrix, Method, Pass, Session, Silent, TokenBatch,
+    WeightDelta, device, tensor_values,
+};
 use easyedit_kernels::{Cholesky, MomentConfig, SecondMoments};
 use easyedit_models::Checkpoint;
 use easyedit_rome::Rome;

@@ -55,8 +55,8 @@ impl EditMethod for NewMethod {
         let (value, activations) = found.ok_or_else(|| request.error("no value was found"))?;
         // Row 0 is the prompt itself; the rows behind it are further contexts.
         let key = activations.keys.select_rows(&[0]);
-        let delta = least_change(key.values(), &value.delta, model.spec().mlp_out_layout)?;
         let name = model.spec().mlp_out_weight(*layer);
+        let delta = least_change(key.values(), &value.delta, model.spec().parameter(&name)?.matrix_layout()?)?;
         let base = model.fingerprint(&name)?;
         let [value_norm, delta_norm] = value.norms();
         let told = json!([{

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use easyedit_core::tokens::encode_with_target;
-use easyedit_core::{CheckedRequest, Corpora, EditMethod, EditRequest, Fingerprint, HparamsDocument, LanguageModel, Method, Result, Session, Silent, TokenBatch};
+use easyedit_core::{
+    CheckedRequest, Corpora, EditMethod, EditRequest, Fingerprint, HparamsDocument, LanguageModel, Method, Result, Session, Silent,
+    TokenBatch,
+};
 use easyedit_newmethod::NewMethod;
 
 /// The settings for the models of the tiny world.

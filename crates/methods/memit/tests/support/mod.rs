@@ -2,7 +2,10 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use easyedit_core::tokens::FactToken;
-use easyedit_core::{Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, LanguageModel, Module, Pass, Result, Session, Silent, Site, TokenBatch, tensor_values};
+use easyedit_core::{
+    Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, LanguageModel, Module, Pass, Result, Session, Silent, Site,
+    TokenBatch, tensor_values,
+};
 
 pub(crate) struct SmallText;
 
