@@ -167,7 +167,7 @@ fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
 impl Network for ChatGlm {
     type Shared = Rotations;
 
-    fn embed(&self, pass: &Pass) -> Tensor<2> {
+    fn embed_ids(&self, pass: &Pass) -> Tensor<2> {
         self.embedding.clone().select(0, pass.ids_tensor())
     }
 

@@ -256,7 +256,7 @@ enum Shared {
 impl Network for Llama {
     type Shared = Shared;
 
-    fn embed(&self, pass: &Pass) -> Tensor<2> {
+    fn embed_ids(&self, pass: &Pass) -> Tensor<2> {
         self.embedding.clone().select(0, pass.ids_tensor())
     }
 
