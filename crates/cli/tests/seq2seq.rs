@@ -18,7 +18,7 @@ fn generate_writes_the_answers_of_an_encoder_decoder() {
     let written = sandbox.run(&arguments).success().json();
 
     let model = easyedit::models::tiny::tiny_model("t5", 7).unwrap();
-    let prompts: Vec<Vec<u32>> = PROMPTS.iter().map(|prompt| encode_prompt(&*model, prompt).unwrap()).collect();
+    let prompts: Vec<_> = PROMPTS.iter().map(|prompt| encode_prompt(&*model, prompt).unwrap()).collect();
     let texts = generate(&*model, &prompts, &GenerationConfig::greedy(8)).unwrap();
     let texts: Vec<String> = texts.iter().map(|one| one.text(&*model).unwrap()).collect();
     assert!(!texts[0].is_empty() && texts[0] != texts[1]);

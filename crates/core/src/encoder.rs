@@ -34,7 +34,7 @@ pub trait Encoder {
     ///
     /// # Errors
     ///
-    /// [`Error::Batch`] if a token id is beyond the model's tables.
+    /// [`Error::Batch`] if a token id is beyond the model's tables, or an insert is not of width `d_model`.
     fn encode(&self, sources: &TokenBatch, probe: &mut dyn Probe) -> Result<EncoderOutput>;
 }
 

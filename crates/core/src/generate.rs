@@ -3,7 +3,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::matrix::tensor_values;
 use crate::tokens::opening;
-use crate::{Error, KvCache, LanguageModel, Pass, Result, TokenBatch};
+use crate::{AsTokens, Error, KvCache, LanguageModel, Pass, Result, TokenBatch, TokenRow};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -66,7 +66,11 @@ impl Generation {
 /// # Errors
 ///
 /// If a prompt is empty, is longer with its continuation than the model's positions allow, or the logits are not finite.
-pub fn generate(model: &dyn LanguageModel, prompts: &[Vec<u32>], config: &GenerationConfig) -> Result<Vec<Generation>> {
+pub fn generate<P: AsTokens>(model: &dyn LanguageModel, prompts: &[P], config: &GenerationConfig) -> Result<Vec<Generation>> {
+    continue_rows(model, prompts.iter().map(|prompt| prompt.as_tokens().to_row()).collect(), config)
+}
+
+fn continue_rows(model: &dyn LanguageModel, prompts: Vec<TokenRow>, config: &GenerationConfig) -> Result<Vec<Generation>> {
     let mut rows: Vec<Row> = prompts
         .iter()
         .enumerate()
@@ -80,13 +84,14 @@ pub fn generate(model: &dyn LanguageModel, prompts: &[Vec<u32>], config: &Genera
     if prompts.is_empty() {
         return Ok(Vec::new());
     }
-    let (sources, mut next): (Vec<_>, Vec<_>) = prompts.iter().map(|prompt| opening(model.spec(), prompt.clone())).unzip();
+    let longest = |rows: &[TokenRow]| rows.iter().map(TokenRow::len).max().unwrap_or(0);
+    let longest_prompt = longest(&prompts);
+    let (sources, mut next): (Vec<_>, Vec<_>) = prompts.into_iter().map(|prompt| opening(model.spec(), prompt)).unzip();
     let limit = model.spec().max_positions;
-    let longest = |rows: &[Vec<u32>]| rows.iter().map(Vec::len).max().unwrap_or(0);
     if longest(&sources) > limit || longest(&next).saturating_add(config.max_new_tokens) > limit {
         return Err(Error::Batch(format!(
             "a prompt of {} tokens and {} new ones exceed the {limit} positions of {}; ask for fewer new tokens",
-            longest(prompts),
+            longest_prompt,
             config.max_new_tokens,
             model.spec().name
         )));
@@ -133,7 +138,7 @@ pub fn generate(model: &dyn LanguageModel, prompts: &[Vec<u32>], config: &Genera
         } else {
             cache = Some(kept);
         }
-        next = rows.iter().map(|row| row.ids.last().copied().into_iter().collect()).collect();
+        next = rows.iter().map(|row| row.ids.last().copied().into_iter().collect::<Vec<u32>>().into()).collect();
     }
     for row in rows {
         done[row.index] = Some(Generation { ids: row.ids });

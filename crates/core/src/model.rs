@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::token_batch::index_tensor;
 use crate::{
-    Encoder, EncoderSpec, Error, Fingerprint, ModelMap, Overlaid, ParamName, Parameter, ParameterRole, Pass, Probe, Result, Stack,
-    TokenBatch, Tokenizer,
+    AsTokens, Encoder, EncoderSpec, Error, Fingerprint, ModelMap, Overlaid, ParamName, Parameter, ParameterRole, Pass, Probe, Result,
+    Stack, TokenBatch, TokenSlice, Tokenizer,
 };
 
 /// How the checkpoint stores a matrix.
@@ -186,11 +186,12 @@ pub trait LanguageModel: Send + Sync {
     /// The device its weights are on.
     fn device(&self) -> Device;
 
-    /// The embeddings that enter layer 0: `[tokens, d_model]`.
+    /// The embeddings that enter layer 0: `[tokens, d_model]`. The pass's inserts replace those of their tokens
+    /// ([`Pass::put_inserts`]); what a model adds for positions is added to both.
     ///
     /// # Errors
     ///
-    /// If a token id or a position is beyond the model's tables.
+    /// If a token id or a position is beyond the model's tables, or an insert is not of width `d_model`.
     fn embed(&self, pass: &Pass) -> Result<Tensor<2>>;
 
     /// Runs the layers `layers` on `hidden: [tokens, d_model]`, calling `probe` at each site and for each linear map, and
@@ -273,27 +274,27 @@ impl dyn LanguageModel + '_ {
     /// # Errors
     ///
     /// [`Error::Batch`] if sources and rows do not fit each other or the model, otherwise as [`Encoder::encode`].
-    pub fn start<S: AsRef<[u32]>>(&self, sources: &[S], rows: TokenBatch) -> Result<Pass> {
+    pub fn start<S: AsTokens>(&self, sources: &[S], rows: TokenBatch) -> Result<Pass> {
         let name = &self.spec().name;
         let Some(encoder) = self.encoder() else {
-            return match sources.iter().all(|source| source.as_ref().is_empty()) {
+            return match sources.iter().all(|source| source.as_tokens().is_empty()) {
                 true => Ok(Pass::new(rows, &self.device())),
                 false => {
                     Err(Error::Batch(format!("{name} is a decoder-only model and reads no sources; put them before the rows' tokens")))
                 }
             };
         };
-        if sources.len() != rows.rows() || sources.iter().any(|source| source.as_ref().is_empty()) {
+        if sources.len() != rows.rows() || sources.iter().any(|source| source.as_tokens().is_empty()) {
             return Err(Error::Batch(format!(
                 "{name} is an encoder-decoder: each of the {} rows needs a source of at least one token",
                 rows.rows()
             )));
         }
-        let mut unique: Vec<&[u32]> = sources.iter().map(AsRef::as_ref).collect();
+        let mut unique: Vec<TokenSlice<'_>> = sources.iter().map(AsTokens::as_tokens).collect();
         unique.sort_unstable();
         unique.dedup();
         let encoded = encoder.encode(&TokenBatch::new(&unique)?, &mut ())?;
-        let rows_of: Vec<usize> = sources.iter().map(|source| unique.binary_search(&source.as_ref()).unwrap_or(0)).collect();
+        let rows_of: Vec<usize> = sources.iter().map(|source| unique.binary_search(&source.as_tokens()).unwrap_or(0)).collect();
         let as_encoded = rows_of.iter().copied().eq(0..unique.len());
         Pass::new(rows, &self.device()).reading(if as_encoded { encoded } else { encoded.select_rows(&rows_of)? })
     }

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::encoder::Source;
 use crate::token_batch::Rectangle;
-use crate::{EncoderOutput, Error, KeyValue, KvCache, Result, TokenBatch};
+use crate::{EncoderOutput, Error, KeyValue, KvCache, Result, TokenBatch, TokenSlice};
 
 /// Added to an attention score that must not count; finite, so that a row in which nothing counts stays free of NaN.
 pub const MASKED_SCORE: f32 = -1e30;
@@ -93,8 +93,7 @@ impl Pass {
     ///
     /// [`Error::Batch`] if there is no pass, or as [`KvCache::join`].
     pub fn join(passes: &[&Self]) -> Result<Self> {
-        let rows: Vec<&[u32]> =
-            passes.iter().flat_map(|pass| (0..pass.batch.rows()).map(|row| &pass.batch.ids()[pass.batch.range(row)])).collect();
+        let rows: Vec<TokenSlice<'_>> = passes.iter().flat_map(|pass| (0..pass.batch.rows()).map(|row| pass.batch.row(row))).collect();
         let batch = TokenBatch::new(&rows)?;
         let Some(device) = passes.first().map(|pass| &pass.device) else {
             return Err(Error::Batch("there is no pass to join".into()));
@@ -228,6 +227,35 @@ impl Pass {
         let ids: Vec<i64> = self.batch.ids().iter().map(|id| i64::from(*id)).collect();
         let count = ids.len();
         Tensor::from_data(TensorData::new(ids, [count]), &self.device)
+    }
+
+    /// Puts the vectors of the batch's inserts in the place of the embeddings of their tokens. Models do this in
+    /// [`embed`](crate::LanguageModel::embed), before anything is added for positions.
+    ///
+    /// # Shapes
+    ///
+    /// `embeddings: [tokens, d_model]`; the result has the same.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Batch`] if an insert has another width, or there are not as many embeddings as tokens.
+    pub fn put_inserts(&self, embeddings: Tensor<2>) -> Result<Tensor<2>> {
+        let [tokens, d_model] = embeddings.dims();
+        if tokens != self.batch.tokens() {
+            return Err(Error::Batch(format!("{tokens} embeddings do not fit a batch of {} tokens", self.batch.tokens())));
+        }
+        let mut embeddings = embeddings;
+        for insert in self.batch.inserts() {
+            let (at, width) = (insert.tokens(), insert.width());
+            if width != d_model {
+                return Err(Error::Batch(format!("an insert of width {width} does not fit embeddings of width {d_model}")));
+            }
+            let vectors = Tensor::<2>::from_data(TensorData::new(insert.values().to_vec(), [at.len(), width]), &self.device);
+            let vectors = vectors.cast(embeddings.dtype());
+            let vectors = if embeddings.is_autodiff() { Tensor::from_inner(vectors) } else { vectors };
+            embeddings = embeddings.slice_assign([at, 0..width], vectors);
+        }
+        Ok(embeddings)
     }
 
     /// `[tokens, d]` -> `[rows, width, d]`, where `width` is the longest row; what stands behind a shorter row is arbitrary and

@@ -2,17 +2,27 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::{Error, Result};
+use crate::{AsTokens, Error, Insert, Result, TokenSlice};
 
 /// Token sequences laid end to end, without padding.
 ///
 /// Row `r` owns the positions `range(r)` of every `[tokens, width]` activation. Rows may differ in length; no work is done
 /// for, and no mask is read from, pad tokens, because there are none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct TokenBatch {
     ids: Vec<u32>,
+    /// Those of all rows, in rising order.
+    inserts: Vec<Insert>,
     starts: Vec<usize>,
 }
+
+impl PartialEq for TokenBatch {
+    fn eq(&self, other: &Self) -> bool {
+        self.starts == other.starts && self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for TokenBatch {}
 
 impl TokenBatch {
     /// A batch of the given rows.
@@ -20,20 +30,27 @@ impl TokenBatch {
     /// # Errors
     ///
     /// [`Error::Batch`] if there is no row, or a row has no token.
-    pub fn new<R: AsRef<[u32]>>(rows: &[R]) -> Result<Self> {
-        let mut ids = Vec::new();
+    pub fn new<R: AsTokens>(rows: &[R]) -> Result<Self> {
+        let (mut ids, mut inserts) = (Vec::new(), Vec::new());
         let mut starts = vec![0];
         for (index, row) in rows.iter().enumerate() {
-            if row.as_ref().is_empty() {
+            let row = row.as_tokens();
+            if row.is_empty() {
                 return Err(Error::Batch(format!("row {index} of the batch has no tokens")));
             }
-            ids.extend_from_slice(row.as_ref());
+            inserts.extend(row.inserts_from(ids.len()));
+            ids.extend_from_slice(row.ids());
             starts.push(ids.len());
         }
         if rows.is_empty() {
             return Err(Error::Batch("the batch has no rows".into()));
         }
-        Ok(Self { ids, starts })
+        Ok(Self { ids, inserts, starts })
+    }
+
+    /// All rows end to end.
+    fn as_slice(&self) -> TokenSlice<'_> {
+        TokenSlice::of_parts(&self.ids, &self.inserts)
     }
 
     /// Number of rows.
@@ -49,6 +66,16 @@ impl TokenBatch {
     /// All token ids, row after row.
     pub fn ids(&self) -> &[u32] {
         &self.ids
+    }
+
+    /// What is inserted in the place of embeddings, by positions in a `[tokens, width]` activation.
+    pub fn inserts(&self) -> &[Insert] {
+        &self.inserts
+    }
+
+    /// The tokens of row `row`.
+    pub fn row(&self, row: usize) -> TokenSlice<'_> {
+        self.as_slice().slice(self.range(row))
     }
 
     /// The positions of row `row` in a `[tokens, width]` activation.
@@ -85,8 +112,7 @@ impl TokenBatch {
         if let Some(row) = rows.iter().find(|row| **row >= self.rows()) {
             return Err(Error::Batch(format!("row {row} is out of range: the batch has {} rows", self.rows())));
         }
-        let ids: Vec<&[u32]> = rows.iter().map(|row| &self.ids[self.range(*row)]).collect();
-        Self::new(&ids)
+        Self::new(&rows.iter().map(|row| self.row(*row)).collect::<Vec<TokenSlice<'_>>>())
     }
 
     /// Number of tokens of the longest row.
@@ -156,6 +182,22 @@ pub(crate) fn index_tensor(indices: &[usize], device: &Device) -> Tensor<1, Int>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Matrix, TokenRow};
+
+    #[test]
+    fn rows_keep_their_inserts() {
+        let with = |value: f32, start: usize| {
+            let insert = Insert::new(start, Matrix::new(2, 1, vec![value, value]).unwrap()).unwrap();
+            TokenRow::with_inserts(vec![1, 0, 0], vec![insert]).unwrap()
+        };
+        let (a, b, text) = (with(1.0, 1), with(2.0, 0), TokenRow::from(vec![1, 0, 0]));
+        let batch = TokenBatch::new(&[&a, &text, &b]).unwrap();
+        assert_eq!(batch.inserts().iter().map(Insert::tokens).collect::<Vec<_>>(), [1..3, 6..8]);
+        assert!(batch.row(0) == a.as_slice() && batch.row(1) == text.as_slice() && batch.row(2) == b.as_slice());
+        let selected = batch.select_rows(&[2, 0, 0, 1]).unwrap();
+        assert_eq!(selected, TokenBatch::new(&[&b, &a, &a, &text]).unwrap());
+        assert_ne!(selected, TokenBatch::new(&[&b, &a, &a, &b]).unwrap());
+    }
 
     #[test]
     fn rows_are_laid_end_to_end() {

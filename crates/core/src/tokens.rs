@@ -8,7 +8,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::subject::{PLACEHOLDER, fill, occurrences};
-use crate::{Encoding, LanguageModel, ModelSpec, Result, Tokenizer};
+use crate::{Encoding, LanguageModel, ModelSpec, Result, TokenRow, TokenSlice, Tokenizer};
 
 /// Token at which a fact is read and written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,15 +136,15 @@ impl SubjectPrompt {
             FactToken::SubjectFirstAfterLast => (last + 1).min(prompt_tokens - 1),
             FactToken::Last => prompt_tokens - 1,
         };
-        Ok(FactPrompt { ids: encoding.ids, prompt_tokens, subject: first..last + 1, fact_index })
+        Ok(FactPrompt { row: encoding.ids.into(), prompt_tokens, subject: first..last + 1, fact_index })
     }
 }
 
 /// An encoded prompt (and target, if one was appended) with its fact token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FactPrompt {
-    /// All token ids.
-    pub ids: Vec<u32>,
+    /// All tokens.
+    pub row: TokenRow,
     /// How many of them are the prompt's.
     pub prompt_tokens: usize,
     /// Indices of the subject's tokens.
@@ -159,44 +159,44 @@ pub struct FactPrompt {
 /// model's start token followed by the target. [`input`](Self::input) and [`predicting`](Self::predicting) are true of both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetTokens {
-    /// Ids of what an encoder reads; empty for a decoder-only model.
-    pub source: Vec<u32>,
-    /// Ids of the (decoder's) row: what comes before the target, and the target. A token that ends the text is not among them.
-    pub ids: Vec<u32>,
-    /// Index of the target's first token in `ids`. At least 1.
+    /// The row an encoder reads; empty for a decoder-only model.
+    pub source: TokenRow,
+    /// The (decoder's) row: what comes before the target, and the target. A token that ends the text is not part of it.
+    pub row: TokenRow,
+    /// Index of the target's first token in `row`. At least 1.
     pub start: usize,
 }
 
 impl TargetTokens {
     /// The target's ids.
     pub fn target(&self) -> &[u32] {
-        &self.ids[self.start..]
+        self.row.suffix(self.start).ids()
     }
 
-    /// The prompt's ids as [`generate`](crate::generate) takes them.
-    pub fn prompt(&self) -> &[u32] {
-        if self.source.is_empty() { &self.ids[..self.start] } else { &self.source }
+    /// The prompt as [`generate`](crate::generate) takes it.
+    pub fn prompt(&self) -> TokenSlice<'_> {
+        if self.source.is_empty() { self.row.prefix(self.start) } else { self.source.as_slice() }
     }
 
     /// The sequence a model is run on to predict the target: all but the last token.
-    pub fn input(&self) -> &[u32] {
-        &self.ids[..self.ids.len() - 1]
+    pub fn input(&self) -> TokenSlice<'_> {
+        self.row.prefix(self.row.len().saturating_sub(1))
     }
 
     /// Indices into [`input`](Self::input) whose logits predict the target's tokens.
     pub fn predicting(&self) -> Range<usize> {
-        self.start - 1..self.ids.len() - 1
+        self.start - 1..self.row.len() - 1
     }
 
     /// Number of tokens of the longer of source and row: what a model's positions have to hold.
     pub fn longest(&self) -> usize {
-        self.source.len().max(self.ids.len())
+        self.source.len().max(self.row.len())
     }
 
     /// The same with `id` as one more token of the target, e.g. the end of the text, which models learn but metrics do not count.
     #[must_use]
     pub fn ending_in(mut self, id: u32) -> Self {
-        self.ids.push(id);
+        self.row.push(id);
         self
     }
 }
@@ -210,26 +210,26 @@ pub fn join_target(prompt: &str, target: &str) -> String {
     }
 }
 
-/// Ids of a prompt as [`generate`](crate::generate) takes them: the start of a sequence, or, for an encoder, a whole one. It is encoded as
-/// the model [reads](LanguageModel::prompt_text) it.
+/// A prompt as [`generate`](crate::generate) takes it: the start of a sequence, or, for an encoder, a whole one. It is encoded as the model
+/// [reads](LanguageModel::prompt_text) it.
 ///
 /// # Errors
 ///
 /// [`Error::Tokenizer`](crate::Error::Tokenizer) if the tokenizer refuses the text.
-pub fn encode_prompt(model: &dyn LanguageModel, prompt: &str) -> Result<Vec<u32>> {
+pub fn encode_prompt(model: &dyn LanguageModel, prompt: &str) -> Result<TokenRow> {
     let prompt = model.prompt_text(prompt);
     match model.spec().encoder {
-        Some(_) => model.tokenizer().encode_whole(&prompt),
-        None => Ok(model.tokenizer().encode(&prompt)?.ids),
+        Some(_) => Ok(model.tokenizer().encode_whole(&prompt)?.into()),
+        None => Ok(model.tokenizer().encode(&prompt)?.ids.into()),
     }
 }
 
 /// What a model runs to continue a prompt: the source its encoder reads (empty for a decoder-only model), and the first tokens of the
 /// row it continues.
-pub fn opening(spec: &ModelSpec, prompt: Vec<u32>) -> (Vec<u32>, Vec<u32>) {
+pub fn opening(spec: &ModelSpec, prompt: TokenRow) -> (TokenRow, TokenRow) {
     match &spec.encoder {
-        Some(encoder) => (prompt, vec![encoder.decoder_start]),
-        None => (Vec::new(), prompt),
+        Some(encoder) => (prompt, vec![encoder.decoder_start].into()),
+        None => (TokenRow::default(), prompt),
     }
 }
 
@@ -248,7 +248,7 @@ pub fn encode_with_target(model: &dyn LanguageModel, prompt: &str, target: &str)
         let joint = tokenizer.encode(&join_target(prompt, target))?;
         return target_of(tokenizer, prompt, target, joint);
     }
-    let (source, mut ids) = opening(model.spec(), encode_prompt(model, prompt)?);
+    let (source, mut row) = opening(model.spec(), encode_prompt(model, prompt)?);
     let target_ids = tokenizer.encode_bare(target.trim())?;
     if source.is_empty() || prompt.is_empty() {
         return Err(crate::Error::Tokenizer(format!("the prompt before the target {target:?} has no tokens of its own")));
@@ -256,9 +256,9 @@ pub fn encode_with_target(model: &dyn LanguageModel, prompt: &str, target: &str)
     if target_ids.is_empty() {
         return Err(crate::Error::Tokenizer(format!("the target {target:?} adds no token to the prompt {prompt:?}")));
     }
-    let start = ids.len();
-    ids.extend(target_ids);
-    Ok(TargetTokens { source, ids, start })
+    let start = row.len();
+    row.append(target_ids);
+    Ok(TargetTokens { source, row, start })
 }
 
 fn target_of(tokenizer: &Tokenizer, prompt: &str, target: &str, joint: Encoding) -> Result<TargetTokens> {
@@ -270,5 +270,5 @@ fn target_of(tokenizer: &Tokenizer, prompt: &str, target: &str, joint: Encoding)
     if shared >= joint.ids.len() {
         return Err(crate::Error::Tokenizer(format!("the target {target:?} adds no token to the prompt {prompt:?}")));
     }
-    Ok(TargetTokens { source: Vec::new(), ids: joint.ids, start: shared })
+    Ok(TargetTokens { source: TokenRow::default(), row: joint.ids.into(), start: shared })
 }

@@ -201,7 +201,7 @@ fn generating_and_reading_the_same_text_agree() {
         // The same five tokens, read in one pass instead of written one by one.
         let (source, mut row) = easyedit::tokens::opening(model.spec(), prompt);
         let start = row.len();
-        row.extend(&written);
+        row.append(&written);
         let batch = TokenBatch::new(&[row]).unwrap();
         let mut pass = edited.start(&[source], batch).unwrap().with_prompts(vec![start]).unwrap();
         let hidden = edited.hidden(&mut pass, &mut ()).unwrap();

@@ -29,7 +29,7 @@ fn ask(model: &dyn LanguageModel, requests: &[EditRequest]) -> Vec<Answers> {
 const PROMPTS: [&str; 3] = ["Ada Quill speaks", "The bridge over the river Dun was built by", "Norland"];
 
 fn continuations(model: &dyn LanguageModel, length: usize) -> Vec<String> {
-    let prompts: Vec<Vec<u32>> = PROMPTS.iter().map(|prompt| encode_prompt(model, prompt).unwrap()).collect();
+    let prompts: Vec<_> = PROMPTS.iter().map(|prompt| encode_prompt(model, prompt).unwrap()).collect();
     let written = generate(model, &prompts, &GenerationConfig::greedy(length)).unwrap();
     written.iter().map(|one| one.text(model).unwrap()).collect()
 }
@@ -90,17 +90,17 @@ fn the_encoder_reads_the_prompt_and_the_decoder_the_target() {
     let ids = |text: &str| model.tokenizer().encode_bare(text).unwrap();
     for target in ["Rome", " Rome"] {
         let tokens = encode_with_target(&*model, "France has", target).unwrap();
-        assert_eq!((tokens.prompt(), tokens.source.clone()), (&ids("France has")[..], ids("France has")));
-        assert_eq!((tokens.target(), tokens.ids[0], tokens.start), (&ids("Rome")[..], 256, 1));
-        assert_eq!((tokens.input(), tokens.predicting()), (&tokens.ids[..4], 0..4));
+        assert_eq!((tokens.prompt().ids(), tokens.source.ids()), (&ids("France has")[..], &ids("France has")[..]));
+        assert_eq!((tokens.target(), tokens.row.ids()[0], tokens.start), (&ids("Rome")[..], 256, 1));
+        assert_eq!((tokens.input(), tokens.predicting()), (tokens.row.prefix(4), 0..4));
         assert_eq!(tokens.longest(), 10);
         let ended = tokens.clone().ending_in(256);
-        assert_eq!((ended.input().len(), ended.target().last()), (tokens.ids.len(), Some(&256)));
+        assert_eq!((ended.input().len(), ended.target().last()), (tokens.row.len(), Some(&256)));
     }
     assert!(encode_with_target(&*model, "", "Rome").is_err() && encode_with_target(&*model, "France has", " ").is_err());
     let decoder = tiny_model("gpt2", 3).unwrap();
     let tokens = encode_with_target(&*decoder, "France has", "Rome").unwrap();
-    assert_eq!((tokens.source.len(), tokens.start, tokens.prompt()), (0, 10, &tokens.ids[..10]));
+    assert_eq!((tokens.source.len(), tokens.start, tokens.prompt()), (0, 10, tokens.row.prefix(10)));
     assert_eq!(tokens.target(), ids(" Rome"));
 }
 

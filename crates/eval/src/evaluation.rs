@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use easyedit_core::tokens::{TargetTokens, encode_with_target};
-use easyedit_core::{CheckedRequest, EvaluationPrompt, LanguageModel, Progress, Result, Tokenizer};
+use easyedit_core::{CheckedRequest, EvaluationPrompt, LanguageModel, Progress, Result, TokenSlice, Tokenizer};
 
 use crate::Metrics;
 use crate::measure::{continuations, predictions};
@@ -191,23 +191,8 @@ impl Evaluation {
                 });
             }
         }
-        // Questions that differ in the answer alone share a continuation.
-        let mut prompts: Vec<(&[u32], usize)> = Vec::new();
-        let mut places: HashMap<&[u32], usize> = HashMap::new();
-        let mut place_of = Vec::with_capacity(asked.len());
-        for tokens in &tokens {
-            let prompt = tokens.prompt();
-            let new = (tokens.target().len() + EXTRA_TOKENS).min(limit - tokens.start);
-            let place = *places.entry(prompt).or_insert_with(|| {
-                prompts.push((prompt, 0));
-                prompts.len() - 1
-            });
-            if let Some((_, most)) = prompts.get_mut(place) {
-                *most = new.max(*most);
-            }
-            place_of.push(place);
-        }
         let sequences: Vec<&TargetTokens> = tokens.iter().map(|tokens| &**tokens).collect();
+        let (prompts, place_of) = shared_prompts(&sequences, limit);
         progress.begin("evaluate", Some((asked.len() + prompts.len()) as u64));
         let heard = predictions(model, &sequences, progress).and_then(|p| Ok((p, continuations(model, &prompts, progress)?)));
         progress.end();
@@ -254,6 +239,27 @@ impl Answers {
     }
 }
 
+/// The prompts that differ, each with the number of tokens to continue it by, and for every sequence the place of its prompt: questions that
+/// differ in the answer alone share a continuation. `limit` is the number of a model's positions.
+fn shared_prompts<'a>(sequences: &[&'a TargetTokens], limit: usize) -> (Vec<(TokenSlice<'a>, usize)>, Vec<usize>) {
+    let mut prompts: Vec<(TokenSlice<'_>, usize)> = Vec::new();
+    let mut places: HashMap<TokenSlice<'_>, usize> = HashMap::new();
+    let mut place_of = Vec::with_capacity(sequences.len());
+    for tokens in sequences {
+        let prompt = tokens.prompt();
+        let new = (tokens.target().len() + EXTRA_TOKENS).min(limit.saturating_sub(tokens.start));
+        let place = *places.entry(prompt).or_insert_with(|| {
+            prompts.push((prompt, 0));
+            prompts.len() - 1
+        });
+        if let Some((_, most)) = prompts.get_mut(place) {
+            *most = new.max(*most);
+        }
+        place_of.push(place);
+    }
+    (prompts, place_of)
+}
+
 /// Share of places at which two lists hold the same id. Targets are never empty, so it is never NaN.
 fn share(a: &[u32], b: &[u32]) -> f64 {
     let equal = a.iter().zip(b).filter(|(a, b)| a == b).count();
@@ -282,7 +288,56 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use easyedit_core::{Insert, Matrix, Silent, TokenRow};
+    use easyedit_models::tiny::tiny_model;
+
     use super::*;
+
+    /// The same question with embeddings of the tokens themselves inserted before the answer, behind equal ids.
+    fn with_inserts(model: &dyn LanguageModel, question: &Question, at: std::ops::Range<usize>) -> Question {
+        let mut question = question.clone();
+        let tokens = &mut question.tokens;
+        let prompt = if tokens.source.is_empty() { &mut tokens.row } else { &mut tokens.source };
+        // In these families the head is the embedding.
+        let table = model.weight(&easyedit_core::ParamName::weight_of(&model.spec().modules.lm_head, 0)).unwrap();
+        let rows: Vec<usize> = prompt.ids()[at.clone()].iter().map(|id| *id as usize).collect();
+        let insert = Insert::new(at.start, Matrix::from_tensor(&model.rows_of(table, &rows)).unwrap()).unwrap();
+        let mut ids = prompt.ids().to_vec();
+        ids[at].fill(3);
+        *prompt = TokenRow::with_inserts(ids, vec![insert]).unwrap();
+        question
+    }
+
+    #[test]
+    fn questions_share_a_continuation_only_if_their_inserts_are_equal() {
+        for family in ["gpt2", "t5"] {
+            let model = tiny_model(family, 3).unwrap();
+            assert!(model.spec().tied_head);
+            let requests = ["Peru", "Chad"].map(|name| EditRequest::new(format!("The seat of {name} is"), name, "Rome"));
+            let plain = Evaluation::new(&*model, &requests).unwrap();
+            let mut other_answer = requests[0].clone();
+            other_answer.target_new = "Oslo".into();
+            let questions: Vec<Question> = [&requests[..], &[other_answer]]
+                .concat()
+                .iter()
+                .map(|request| {
+                    let question = Evaluation::new(&*model, std::slice::from_ref(request)).unwrap().questions.remove(0);
+                    with_inserts(&*model, &question, 12..16)
+                })
+                .collect();
+            let [a, b, c] = [0, 1, 2].map(|index: usize| questions[index].tokens.prompt());
+            assert!(a.ids() == b.ids() && a != b && a == c, "{family}");
+            let tokens: Vec<&TargetTokens> = questions.iter().map(|question| &question.tokens).collect();
+            let (prompts, place_of) = shared_prompts(&tokens, model.spec().max_positions);
+            assert_eq!((prompts.len(), place_of), (2, vec![0, 1, 0]), "{family}");
+
+            let asked: Vec<&Question> = questions.iter().take(2).collect();
+            let found = plain.answer(&*model, &asked, &Silent).unwrap();
+            let wanted = plain.answer(&*model, &plain.questions.iter().collect::<Vec<_>>(), &Silent).unwrap();
+            assert_eq!(found, wanted, "{family}");
+            assert_ne!(found[0], found[1], "{family}");
+        }
+    }
 
     #[test]
     fn an_answer_is_whole_words_at_the_beginning() {

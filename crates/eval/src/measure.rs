@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use easyedit_core::tokens::TargetTokens;
-use easyedit_core::{Error, GenerationConfig, LanguageModel, Matrix, Progress, Result, TokenBatch, generate};
+use easyedit_core::{Error, GenerationConfig, LanguageModel, Matrix, Progress, Result, TokenBatch, TokenRow, TokenSlice, generate};
 
 /// Tokens of one batched pass at most; a single longer sequence still goes alone.
 const BATCH_TOKENS: usize = 2048;
@@ -16,13 +16,13 @@ pub(crate) const LOGIT_POSITIONS: usize = 64;
 pub(crate) fn predictions(model: &dyn LanguageModel, sequences: &[&TargetTokens], progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
     let mut found = vec![Vec::new(); sequences.len()];
     for batch in batches(sequences.iter().map(|s| s.longest())) {
-        let rows: Vec<&[u32]> = batch.iter().map(|i| sequences[*i].input()).collect();
+        let rows: Vec<TokenSlice<'_>> = batch.iter().map(|i| sequences[*i].input()).collect();
         let tokens = TokenBatch::new(&rows)?;
         let mut positions = Vec::new();
         for (row, i) in batch.iter().enumerate() {
             positions.extend(sequences[*i].predicting().map(|token| tokens.index(row, token)));
         }
-        let sources: Vec<&[u32]> = batch.iter().map(|i| sequences[*i].source.as_slice()).collect();
+        let sources: Vec<&TokenRow> = batch.iter().map(|i| &sequences[*i].source).collect();
         let prompts = batch.iter().map(|i| sequences[*i].start).collect();
         let hidden = model.hidden(&mut model.start(&sources, tokens)?.with_prompts(prompts)?, &mut ())?;
         let mut ids = Vec::with_capacity(positions.len());
@@ -43,7 +43,11 @@ pub(crate) fn predictions(model: &dyn LanguageModel, sequences: &[&TargetTokens]
 }
 
 /// Greedy continuations: `wanted` holds prompts and how many new tokens each is to get at most.
-pub(crate) fn continuations(model: &dyn LanguageModel, wanted: &[(&[u32], usize)], progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
+pub(crate) fn continuations(
+    model: &dyn LanguageModel,
+    wanted: &[(TokenSlice<'_>, usize)],
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<u32>>> {
     let mut found = vec![Vec::new(); wanted.len()];
     let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (i, (_, new)) in wanted.iter().enumerate() {
@@ -51,7 +55,7 @@ pub(crate) fn continuations(model: &dyn LanguageModel, wanted: &[(&[u32], usize)
     }
     for (new, members) in by_length {
         for batch in batches(members.iter().map(|i| wanted[*i].0.len() + new)) {
-            let prompts: Vec<Vec<u32>> = batch.iter().map(|k| wanted[members[*k]].0.to_vec()).collect();
+            let prompts: Vec<TokenSlice<'_>> = batch.iter().map(|k| wanted[members[*k]].0).collect();
             let texts = generate(model, &prompts, &GenerationConfig::greedy(new))?;
             for (k, text) in batch.iter().zip(texts) {
                 found[members[*k]] = text.ids;

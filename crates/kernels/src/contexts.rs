@@ -36,14 +36,14 @@ impl Contexts {
         for template in templates {
             let (fact, target) = prompt.in_context(template).encode_with_target(tokenizer, fact_token, request.target_new())?;
             if rows.is_empty() {
-                fact_text = tokenizer.decode(&fact.ids[fact.fact_index..=fact.fact_index])?;
+                fact_text = tokenizer.decode(fact.row.suffix(fact.fact_index).prefix(1).ids())?;
             }
             predictions.push(target.predicting().zip(target.target().iter().copied()).collect());
-            rows.push(FactRow { ids: target.input().to_vec(), fact_index: fact.fact_index });
+            rows.push(FactRow { row: target.input().to_row(), fact_index: fact.fact_index });
         }
         let mut essence = SubjectPrompt::from_parts("", prompt.subject(), " is a").encode(tokenizer, fact_token)?;
         // Only the distribution at the fact token is read: what follows cannot reach it.
-        essence.ids.truncate(essence.fact_index + 1);
+        essence.row = essence.row.prefix(essence.fact_index + 1).to_row();
         rows.push(essence.into());
         predictions.push(Vec::new());
         let targets = ValueTargets { predictions, keep: Some(templates.len()) };

@@ -1,6 +1,6 @@
 use burn::tensor::Tensor;
 use easyedit_core::tokens::FactPrompt;
-use easyedit_core::{Capture, Error, LanguageModel, Matrix, Module, Pass, Result, Site, TokenBatch};
+use easyedit_core::{Capture, Error, LanguageModel, Matrix, Module, Pass, Result, Site, TokenBatch, TokenRow, TokenSlice};
 use serde::Serialize;
 
 use crate::prefixes::prefix_cache;
@@ -8,15 +8,16 @@ use crate::prefixes::prefix_cache;
 /// A context of a fact: the tokens to run, and which of them is the fact token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FactRow {
-    /// Token ids.
-    pub ids: Vec<u32>,
+    /// The tokens.
+    #[serde(flatten)]
+    pub row: TokenRow,
     /// Index of the fact token.
     pub fact_index: usize,
 }
 
 impl From<FactPrompt> for FactRow {
     fn from(prompt: FactPrompt) -> Self {
-        Self { ids: prompt.ids, fact_index: prompt.fact_index }
+        Self { row: prompt.row, fact_index: prompt.fact_index }
     }
 }
 
@@ -68,12 +69,12 @@ impl FactStates {
     /// If a row is empty or its fact token lies outside of it, or the layer is out of range.
     pub(crate) fn collect(model: &dyn LanguageModel, rows: &[&FactRow], layer: usize, entering: bool) -> Result<(Self, FactActivations)> {
         model.spec().check_layer(layer)?;
-        if let Some(index) = rows.iter().position(|row| row.fact_index >= row.ids.len()) {
+        if let Some(index) = rows.iter().position(|row| row.fact_index >= row.row.len()) {
             return Err(Error::Batch(format!("the fact token of context {index} lies outside of its tokens")));
         }
         let device = model.device();
-        let prefixes: Vec<&[u32]> = rows.iter().map(|row| &row.ids[..row.fact_index]).collect();
-        let suffixes: Vec<&[u32]> = rows.iter().map(|row| &row.ids[row.fact_index..]).collect();
+        let prefixes: Vec<TokenSlice<'_>> = rows.iter().map(|context| context.row.prefix(context.fact_index)).collect();
+        let suffixes: Vec<TokenSlice<'_>> = rows.iter().map(|context| context.row.suffix(context.fact_index)).collect();
         let batch = TokenBatch::new(&suffixes)?;
         let mut pass = match prefix_cache(model, &prefixes, 0..model.spec().n_layers)? {
             Some(cache) => Pass::after(batch, cache, &device)?,

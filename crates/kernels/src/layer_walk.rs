@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use burn::tensor::Tensor;
-use easyedit_core::{Capture, Error, KvCache, LanguageModel, Matrix, Module, Pass, Probe, Result, Site, TokenBatch};
+use easyedit_core::{Capture, Error, KvCache, LanguageModel, Matrix, Module, Pass, Probe, Result, Site, TokenBatch, TokenSlice};
 
 use crate::FactRow;
 use crate::prefixes::stems;
@@ -53,21 +53,20 @@ impl LayerWalk {
     ///
     /// If there is no row, or a fact token lies outside of its row.
     pub fn new(model: &dyn LanguageModel, rows: &[&FactRow]) -> Result<Self> {
-        let up_to_facts = rows.iter().enumerate().map(|(index, row)| {
-            row.ids
-                .get(..=row.fact_index)
-                .ok_or_else(|| Error::Batch(format!("the fact token of context {index} lies outside of its tokens")))
+        let up_to_facts = rows.iter().enumerate().map(|(index, context)| match context.fact_index < context.row.len() {
+            true => Ok(context.row.prefix(context.fact_index + 1)),
+            false => Err(Error::Batch(format!("the fact token of context {index} lies outside of its tokens"))),
         });
-        Self::of(model, &up_to_facts.collect::<Result<Vec<&[u32]>>>()?)
+        Self::of(model, &up_to_facts.collect::<Result<Vec<TokenSlice<'_>>>>()?)
     }
 
-    fn of(model: &dyn LanguageModel, rows: &[&[u32]]) -> Result<Self> {
+    fn of(model: &dyn LanguageModel, rows: &[TokenSlice<'_>]) -> Result<Self> {
         let mut unique = rows.to_vec();
         unique.sort_unstable();
         unique.dedup();
         let place = rows.iter().map(|row| unique.binary_search(row).unwrap_or(0)).collect();
         let beginnings = stems(&unique);
-        let shared: Vec<&[u32]> = beginnings.iter().copied().filter(|stem| !stem.is_empty()).collect();
+        let shared: Vec<TokenSlice<'_>> = beginnings.iter().copied().filter(|stem| !stem.is_empty()).collect();
         let stems = if shared.is_empty() { None } else { Some(Box::new(Self::of(model, &shared)?)) };
         let mut walk = Self { layer: 0, place, stems, chunks: Vec::new() };
         let cache = walk.stems_cache(model, 0..0)?;
@@ -78,7 +77,7 @@ impl LayerWalk {
                 tokens += unique[end].len() - beginnings[end].len();
                 end += 1;
             }
-            let rests: Vec<&[u32]> = (start..end).map(|place| &unique[place][beginnings[place].len()..]).collect();
+            let rests: Vec<TokenSlice<'_>> = (start..end).map(|place| unique[place].suffix(beginnings[place].len())).collect();
             let batch = TokenBatch::new(&rests)?;
             let stems: Vec<Option<usize>> = beginnings[start..end]
                 .iter()

@@ -1,13 +1,13 @@
 use std::ops::Range;
 
-use easyedit_core::{KvCache, LanguageModel, Pass, Result, TokenBatch};
+use easyedit_core::{KvCache, LanguageModel, Pass, Result, TokenBatch, TokenSlice};
 
 use crate::row_groups::RowGroups;
 
 /// Runs the prefixes through the first layers of `layers` on and keeps their keys and values, one row per prefix; `None` if all are empty. What
 /// several prefixes begin with (context templates do, of every request anew) is run once.
-pub(crate) fn prefix_cache(model: &dyn LanguageModel, prefixes: &[&[u32]], layers: Range<usize>) -> Result<Option<KvCache>> {
-    let mut unique: Vec<&[u32]> = prefixes.iter().copied().filter(|prefix| !prefix.is_empty()).collect();
+pub(crate) fn prefix_cache(model: &dyn LanguageModel, prefixes: &[TokenSlice<'_>], layers: Range<usize>) -> Result<Option<KvCache>> {
+    let mut unique: Vec<TokenSlice<'_>> = prefixes.iter().copied().filter(|prefix| !prefix.is_empty()).collect();
     unique.sort_unstable();
     unique.dedup();
     if unique.is_empty() {
@@ -15,7 +15,7 @@ pub(crate) fn prefix_cache(model: &dyn LanguageModel, prefixes: &[&[u32]], layer
     }
     let device = model.device();
     let stems = stems(&unique);
-    let rests: Vec<&[u32]> = unique.iter().zip(&stems).map(|(prefix, stem)| &prefix[stem.len()..]).collect();
+    let rests: Vec<TokenSlice<'_>> = unique.iter().zip(&stems).map(|(prefix, stem)| prefix.suffix(stem.len())).collect();
     let rests = TokenBatch::new(&rests)?;
     let pass = match stems.iter().all(|stem| stem.is_empty()) {
         true => Pass::new(rests, &device),
@@ -49,20 +49,17 @@ pub(crate) fn prefix_cache(model: &dyn LanguageModel, prefixes: &[&[u32]], layer
 
 /// For each of the sorted `prefixes`, the beginning it shares with others, short of its last token; empty where sharing saves no more than
 /// the further pass costs.
-pub(crate) fn stems<'a>(prefixes: &[&'a [u32]]) -> Vec<&'a [u32]> {
+pub(crate) fn stems<'a>(prefixes: &[TokenSlice<'a>]) -> Vec<TokenSlice<'a>> {
     /// Tokens saved that pay for a further pass through the weights.
     const WORTH_A_PASS: usize = 16;
-    let shared = |a: &[u32], b: &[u32]| {
-        let longest = a.len().min(b.len()).saturating_sub(1);
-        a.iter().zip(b).take(longest).take_while(|(a, b)| a == b).count()
-    };
-    let stems: Vec<&[u32]> = prefixes
+    let shared = |a: TokenSlice<'_>, b: TokenSlice<'_>| a.shared_prefix_len(b).min(a.len().min(b.len()).saturating_sub(1));
+    let stems: Vec<TokenSlice<'a>> = prefixes
         .iter()
         .enumerate()
         .map(|(index, prefix)| {
-            let before = index.checked_sub(1).map_or(0, |i| shared(prefixes[i], prefix));
-            let after = prefixes.get(index + 1).map_or(0, |next| shared(next, prefix));
-            &prefix[..before.max(after)]
+            let before = index.checked_sub(1).map_or(0, |i| shared(prefixes[i], *prefix));
+            let after = prefixes.get(index + 1).map_or(0, |next| shared(*next, *prefix));
+            prefix.prefix(before.max(after))
         })
         .collect();
     let total: usize = stems.iter().map(|stem| stem.len()).sum();
@@ -70,11 +67,13 @@ pub(crate) fn stems<'a>(prefixes: &[&'a [u32]]) -> Vec<&'a [u32]> {
     unique.sort_unstable();
     unique.dedup();
     let left: usize = unique.iter().map(|stem| stem.len()).sum();
-    if total - left > WORTH_A_PASS { stems } else { vec![&[]; prefixes.len()] }
+    if total - left > WORTH_A_PASS { stems } else { stems.iter().map(|stem| stem.prefix(0)).collect() }
 }
 
 #[cfg(test)]
 mod tests {
+    use easyedit_core::AsTokens;
+
     use super::*;
 
     #[test]
@@ -82,11 +81,12 @@ mod tests {
         let long: Vec<u32> = (0..30).collect();
         let with = |tail: &[u32]| [&long[..], tail].concat();
         let (a, b, c) = (with(&[40]), with(&[50, 51]), vec![7, 8]);
-        let mut prefixes: Vec<&[u32]> = vec![&a, &b, &c];
+        let nothing = [0u32; 0];
+        let mut prefixes = vec![a.as_tokens(), b.as_tokens(), c.as_tokens()];
         prefixes.sort_unstable();
-        assert_eq!(stems(&prefixes), [&long[..], &long[..], &[]]);
+        assert_eq!(stems(&prefixes), [long.as_tokens(), long.as_tokens(), nothing.as_tokens()]);
         // The whole of one prefix is the beginning of another: its last token is left to be run.
-        assert_eq!(stems(&[&long[..], &a[..]]), [&long[..29], &long[..29]]);
-        assert_eq!(stems(&[&[1, 2, 3][..], &[1, 2, 4][..]]), [&[] as &[u32], &[]]);
+        assert_eq!(stems(&[long.as_tokens(), a.as_tokens()]), [long[..29].as_tokens(), long[..29].as_tokens()]);
+        assert_eq!(stems(&[[1, 2, 3].as_tokens(), [1, 2, 4].as_tokens()]), [nothing.as_tokens(), nothing.as_tokens()]);
     }
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 use burn::tensor::{Tensor, TensorData, activation};
-use easyedit_core::{CheckedRequest, EditRequest, LanguageModel, ParamName, tensor_values};
+use easyedit_core::{CheckedRequest, EditRequest, LanguageModel, ParamName, TokenRow, tensor_values};
 use easyedit_kernels::{TargetLoss, TrainingRow};
 use easyedit_models::tiny::tiny_model;
 
@@ -51,10 +51,10 @@ fn the_loss_is_that_of_a_full_pass_from_whichever_layer_it_begins() {
         // By hand: every logit of every row, each row alone.
         let mut by_hand = 0.0;
         for row in &rows {
-            let batch = easyedit_core::TokenBatch::new(&[&row.ids]).unwrap();
+            let batch = easyedit_core::TokenBatch::new(&[&row.row]).unwrap();
             let mut pass = model.start(&[&row.source], batch).unwrap();
             let hidden = model.hidden(&mut pass, &mut ()).unwrap();
-            let logits = model.logits(hidden, &(0..row.ids.len()).collect::<Vec<_>>()).unwrap();
+            let logits = model.logits(hidden, &(0..row.row.len()).collect::<Vec<_>>()).unwrap();
             let log_probs = tensor_values(&activation::log_softmax(logits, 1)).unwrap();
             let of = |(index, id): &(usize, u32)| f64::from(log_probs[index * spec.vocab_size + *id as usize]);
             by_hand -= row.predictions.iter().map(of).sum::<f64>() / row.predictions.len() as f64 / rows.len() as f64;
@@ -120,7 +120,7 @@ fn all_tokens_can_be_predicted_at_the_end_of_the_prompt() {
     let tokens =
         TrainingRow::tokens_of(&*model, &CheckedRequest::new(EditRequest::new("Ada Quill speaks", "", "Welsh")).unwrap(), false).unwrap();
     let row = TrainingRow::prompt_last(&tokens);
-    assert_eq!((row.ids.len(), row.predictions.len()), (16, 6));
+    assert_eq!((row.row.len(), row.predictions.len()), (16, 6));
     assert!(row.predictions.iter().all(|(index, _)| *index == 15));
     let single = |prediction: (usize, u32)| TrainingRow { predictions: vec![prediction], ..row.clone() };
     let apart: Vec<TrainingRow> = row.predictions.iter().map(|prediction| single(*prediction)).collect();
@@ -137,7 +137,7 @@ fn what_cannot_be_learned_is_an_error() {
     let name = model.spec().mlp_out_weight(1);
     let loss = TargetLoss::new(&*model, &rows(&*model), &[name]).unwrap();
     assert!(loss.forward(&*model).unwrap().backward().is_err(), "nothing is tracked");
-    let row = |predictions: Vec<(usize, u32)>| TrainingRow { source: vec![], ids: vec![1, 2], predictions };
+    let row = |predictions: Vec<(usize, u32)>| TrainingRow { source: TokenRow::default(), row: vec![1, 2].into(), predictions };
     for predictions in [vec![], vec![(2, 1)], vec![(1, 100_000)]] {
         assert!(TargetLoss::new(&*model, &[row(predictions)], &[]).is_err());
     }

@@ -73,10 +73,10 @@ impl Probe for AddAt {
 /// The loss by running every context whole, one by one, with δ added by a probe.
 fn loss_by_brute_force(model: &dyn LanguageModel, rows: &[FactRow], targets: &ValueTargets, delta: &[f32], kl_factor: f64) -> (f64, f64) {
     let log_probs = |row: &FactRow, delta: &[f32]| -> (Vec<f32>, usize) {
-        let mut pass = Pass::new(TokenBatch::new(std::slice::from_ref(&row.ids)).unwrap(), &model.device());
+        let mut pass = Pass::new(TokenBatch::new(std::slice::from_ref(&row.row)).unwrap(), &model.device());
         let mut probe = AddAt { layer: LAYER, positions: vec![row.fact_index], delta: delta.to_vec() };
         let hidden = model.hidden(&mut pass, &mut probe).unwrap();
-        let all: Vec<usize> = (0..row.ids.len()).collect();
+        let all: Vec<usize> = (0..row.row.len()).collect();
         let logits = model.logits(hidden, &all).unwrap();
         (tensor_values(&activation::log_softmax(logits, 1)).unwrap(), model.spec().vocab_size)
     };
@@ -174,7 +174,7 @@ fn keys_and_values_are_those_of_a_whole_run() {
         for (index, row) in contexts.rows.iter().enumerate() {
             let site = Site::new(LAYER, Module::MlpKey);
             let mut capture = Capture::new([site]);
-            let mut pass = Pass::new(TokenBatch::new(std::slice::from_ref(&row.ids)).unwrap(), &model.device());
+            let mut pass = Pass::new(TokenBatch::new(std::slice::from_ref(&row.row)).unwrap(), &model.device());
             model.hidden(&mut pass, &mut capture).unwrap();
             let whole = tensor_values(capture.get(site).unwrap()).unwrap();
             let width = model.spec().d_mlp;
@@ -265,7 +265,7 @@ fn once_the_target_is_predicted_its_likelihood_counts_less() {
     };
     let one = ValueConfig { nll_factor: 0.5, ..config(3) };
     for (row, predictions) in contexts.rows.iter().zip(&mut contexts.targets.predictions).take(contexts.templates) {
-        *predictions = vec![(row.ids.len() - 1, most_probable(&row.ids))];
+        *predictions = vec![(row.row.len() - 1, most_probable(row.row.ids()))];
     }
     let plain = optimize(model.as_ref(), &[&contexts], &one).remove(0).0;
     let once = OncePredicted { nll_factor: 0.1, kl_threshold: -1.0 };
@@ -305,7 +305,7 @@ fn a_walk_through_edited_layers_sees_what_a_fresh_run_sees() {
             let bare = walk.activations(model.as_ref(), &[6, 0, 3], last, Module::BlockOutput).unwrap();
             let fresh = |row: &FactRow, site: Site| {
                 let mut capture = Capture::new([site]);
-                let mut pass = Pass::new(TokenBatch::new(std::slice::from_ref(&row.ids)).unwrap(), &model.device());
+                let mut pass = Pass::new(TokenBatch::new(std::slice::from_ref(&row.row)).unwrap(), &model.device());
                 model.hidden(&mut pass, &mut capture).unwrap();
                 tensor_values(&model.rows_of(capture.take(site).unwrap(), &[row.fact_index])).unwrap()
             };

@@ -16,8 +16,13 @@ pub(crate) trait Network: Parameters + Clone + Send + Sync + 'static {
         None
     }
 
-    /// Embeddings of the pass's tokens; ids and positions are known to be inside the tables.
-    fn embed(&self, pass: &Pass) -> Tensor<2>;
+    /// The embeddings of the pass's ids, without positions: `[tokens, d_model]`. The ids are known to be inside the table.
+    fn embed_ids(&self, pass: &Pass) -> Tensor<2>;
+
+    /// Adds learned positions, where the family has them, to `embeddings: [tokens, d_model]`. Positions are known to be inside the table.
+    fn add_positions(&self, embeddings: Tensor<2>, _pass: &Pass) -> Tensor<2> {
+        embeddings
+    }
 
     /// How the attention of a pass knows positions; computed once for all layers.
     fn positions(&self, pass: &Pass) -> PositionTerms;
@@ -78,7 +83,7 @@ impl<N: Network> LanguageModel for Decoder<N> {
         {
             return Err(Error::Batch(format!("position {position} is beyond the {max_positions} positions of {name}; use a shorter text")));
         }
-        Ok(self.network.embed(pass))
+        embed(&self.network, pass)
     }
 
     fn run_layers(&self, hidden: Tensor<2>, layers: Range<usize>, pass: &mut Pass, probe: &mut dyn Probe) -> Result<Tensor<2>> {
@@ -152,6 +157,11 @@ impl<N: Network> LanguageModel for Decoder<N> {
     fn boxed_clone(&self) -> Box<dyn LanguageModel> {
         Box::new(self.clone())
     }
+}
+
+/// What enters layer 0: embeddings of ids or inserted vectors, and positions.
+pub(crate) fn embed<N: Network>(network: &N, pass: &Pass) -> Result<Tensor<2>> {
+    Ok(network.add_positions(pass.put_inserts(network.embed_ids(pass))?, pass))
 }
 
 /// Checks that every id of a batch is a row of the embedding of the model called `name`.

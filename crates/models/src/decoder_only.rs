@@ -179,13 +179,16 @@ impl Parameters for DecoderOnly {
 }
 
 impl Network for DecoderOnly {
-    fn embed(&self, pass: &Pass) -> Tensor<2> {
-        let tokens = self.tokens.clone().select(0, pass.ids_tensor());
-        let Positions::Learned { table, unused } = &self.positions else { return tokens };
+    fn embed_ids(&self, pass: &Pass) -> Tensor<2> {
+        self.tokens.clone().select(0, pass.ids_tensor())
+    }
+
+    fn add_positions(&self, embeddings: Tensor<2>, pass: &Pass) -> Tensor<2> {
+        let Positions::Learned { table, unused } = &self.positions else { return embeddings };
         let rows: Vec<i64> = pass.positions().iter().map(|position| (position + unused) as i64).collect();
         let count = rows.len();
         let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [count]), pass.device());
-        tokens + table.clone().select(0, rows)
+        embeddings + table.clone().select(0, rows)
     }
 
     fn positions(&self, pass: &Pass) -> PositionTerms {

@@ -106,11 +106,16 @@ impl PostNormEncoder {
     }
 
     /// The last block's output for the rows of a pass, whose ids and positions are known to be inside the tables: `[tokens, d_model]`.
-    pub(crate) fn run(&self, pass: &mut Pass) -> Tensor<2> {
+    ///
+    /// # Errors
+    ///
+    /// As [`Pass::put_inserts`].
+    pub(crate) fn run(&self, pass: &mut Pass) -> easyedit_core::Result<Tensor<2>> {
         let positions: Vec<i64> = pass.positions().iter().map(|position| *position as i64).collect();
         let count = positions.len();
         let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [count]), pass.device());
-        let mut embeddings = self.tokens.rows.clone().select(0, pass.ids_tensor()) + self.positions.rows.clone().select(0, positions);
+        let tokens = pass.put_inserts(self.tokens.rows.clone().select(0, pass.ids_tensor()))?;
+        let mut embeddings = tokens + self.positions.rows.clone().select(0, positions);
         if let Some(segments) = &self.segments {
             embeddings = embeddings + segments.rows.clone().narrow(0, 0, 1);
         }
@@ -118,6 +123,6 @@ impl PostNormEncoder {
         for block in &self.blocks {
             hidden = block.forward(hidden, &PositionTerms::None, pass, &mut ());
         }
-        hidden
+        Ok(hidden)
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::activation::Activation;
 use crate::attention::Attention;
 use crate::block::{Block, PositionTerms};
-use crate::decoder::{Decoder, Network, check_ids};
+use crate::decoder::{Decoder, Network, check_ids, embed};
 use crate::families::{Family, ModelSource, check_tokenizer};
 use crate::loader::Loader;
 use crate::parameters::parameters;
@@ -155,7 +155,7 @@ impl Encoder for T5 {
         let [vocab_size, _] = self.shared.dims();
         check_ids(sources, vocab_size, &self.name)?;
         let mut pass = Pass::new(sources.clone(), &self.device);
-        let embeddings = Network::embed(self, &pass);
+        let embeddings = embed(self, &pass)?;
         let hidden = self.encoder.encode(embeddings, &mut pass, probe);
         EncoderOutput::new(hidden, sources.clone(), &self.device)
     }
@@ -166,7 +166,7 @@ impl Network for T5 {
         Some(self)
     }
 
-    fn embed(&self, pass: &Pass) -> Tensor<2> {
+    fn embed_ids(&self, pass: &Pass) -> Tensor<2> {
         self.shared.clone().select(0, pass.ids_tensor())
     }
 

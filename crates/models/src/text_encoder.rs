@@ -1,5 +1,5 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use easyedit_core::{Fingerprint, ParamName, Pass, TokenBatch, Tokenizer, WeightLayout, nearest_name, weight_product};
+use easyedit_core::{Fingerprint, ParamName, Pass, TokenBatch, TokenRow, Tokenizer, WeightLayout, nearest_name, weight_product};
 use sha2::{Digest, Sha256};
 
 use crate::activation::Activation;
@@ -94,7 +94,7 @@ impl TextEncoder {
     ///
     /// # Errors
     ///
-    /// [`Error::Core`] if a row is longer than the positions, or a token id beyond the vocabulary.
+    /// [`Error::Core`] if a row is longer than the positions, a token id beyond the vocabulary, or an insert not of width `d_model`.
     pub fn last_hidden_state(&self, batch: &TokenBatch) -> Result<Tensor<2>> {
         check_ids(batch, self.shape.vocab_size, &self.name)?;
         let (longest, limit) = (batch.width(), self.shape.max_positions);
@@ -102,7 +102,7 @@ impl TextEncoder {
             let message = format!("a text of {longest} tokens is beyond the {limit} positions of {}; use a shorter text", self.name);
             return Err(easyedit_core::Error::Batch(message).into());
         }
-        Ok(self.network.run(&mut Pass::new(batch.clone(), &self.device)))
+        Ok(self.network.run(&mut Pass::new(batch.clone(), &self.device))?)
     }
 
     /// The mean of each row's last hidden states: `[rows, d_model]`.
@@ -156,17 +156,16 @@ impl TextEncoder {
         if batch.width() <= limit {
             return Ok(batch);
         }
-        let row = |row: usize| -> Vec<u32> {
-            let mut ids: Vec<u32> = batch.range(row).filter_map(|token| batch.ids().get(token).copied()).collect();
-            if ids.len() > limit {
-                let last = ids.last().copied();
-                ids.truncate(limit.saturating_sub(1));
-                ids.extend(last);
+        let row = |row: usize| -> TokenRow {
+            let tokens = batch.row(row);
+            if tokens.len() <= limit {
+                return tokens.to_row();
             }
-            ids
+            let mut cut = tokens.prefix(limit.saturating_sub(1)).to_row();
+            cut.append(tokens.suffix(tokens.len() - 1));
+            cut
         };
-        let rows: Vec<Vec<u32>> = (0..batch.rows()).map(row).collect();
-        Ok(TokenBatch::new(&rows)?)
+        Ok(TokenBatch::new(&(0..batch.rows()).map(row).collect::<Vec<TokenRow>>())?)
     }
 
     /// SHA-256 over the tokenizer and all weights, in hexadecimal.

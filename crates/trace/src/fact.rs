@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use easyedit_core::tokens::{FactToken, SubjectPrompt, join_target};
-use easyedit_core::{EditRequest, Error, GenerationConfig, LanguageModel, Result, generate};
+use easyedit_core::{EditRequest, Error, GenerationConfig, LanguageModel, Result, TokenRow, generate};
 use easyedit_kernels::TracePrompt;
 
 use crate::TraceOptions;
@@ -77,7 +77,7 @@ pub(crate) struct Fact {
     pub(crate) subject: String,
     /// The prompt's tokens as text.
     pub(crate) tokens: Vec<String>,
-    /// Ids and subject; the answer is the predicted token where none was given.
+    /// Tokens and subject; the answer is the predicted token where none was given.
     pub(crate) prompt: TracePrompt,
     /// The token that the model itself predicts.
     pub(crate) predicted: u32,
@@ -89,15 +89,15 @@ pub(crate) fn prepare(model: &dyn LanguageModel, requests: &[TraceRequest], opti
     let most = options.most.unwrap_or(usize::MAX);
     let (mut traced, mut left_out) = (Vec::new(), Vec::new());
     for (requests, encoded) in requests.chunks(PROMPTS_AT_ONCE).zip(encoded.chunks(PROMPTS_AT_ONCE)) {
-        let prompts: Vec<Vec<u32>> = encoded.iter().map(|one| one.ids.clone()).collect();
+        let prompts: Vec<&TokenRow> = encoded.iter().map(|one| &one.row).collect();
         let predictions = generate(model, &prompts, &GenerationConfig::greedy(1))?;
         for ((request, encoded), prediction) in requests.iter().zip(encoded).zip(predictions) {
             if traced.len() >= most {
                 return Ok((traced, left_out));
             }
             let predicted = *prediction.ids.first().ok_or_else(|| request.error("the model predicts no token"))?;
-            let Encoded { text, tokens, ids, subject, answer } = encoded.clone();
-            let prompt = TracePrompt { ids, subject, answer: answer.unwrap_or(predicted) };
+            let Encoded { text, tokens, row, subject, answer } = encoded.clone();
+            let prompt = TracePrompt { row, subject, answer: answer.unwrap_or(predicted) };
             let known = prompt.answer == predicted || !options.only_known;
             let fact = Fact { case_id: request.case_id, text, subject: request.subject.clone(), tokens, prompt, predicted };
             if known { traced.push(fact) } else { left_out.push(fact) }
@@ -110,7 +110,7 @@ pub(crate) fn prepare(model: &dyn LanguageModel, requests: &[TraceRequest], opti
 struct Encoded {
     text: String,
     tokens: Vec<String>,
-    ids: Vec<u32>,
+    row: TokenRow,
     subject: Range<usize>,
     answer: Option<u32>,
 }
@@ -132,9 +132,9 @@ fn encode(model: &dyn LanguageModel, request: &TraceRequest) -> Result<Encoded> 
         }
     };
     let spans = tokenizer.encode(&whole).map_err(named)?.spans;
-    let ids = fact.ids[..fact.prompt_tokens].to_vec();
-    let tokens = ids.iter().zip(&spans).map(|(id, span)| label(model, &whole, *id, span.clone())).collect();
-    Ok(Encoded { text, tokens, ids, subject: fact.subject, answer })
+    let row = fact.row.prefix(fact.prompt_tokens).to_row();
+    let tokens = row.ids().iter().zip(&spans).map(|(id, span)| label(model, &whole, *id, span.clone())).collect();
+    Ok(Encoded { text, tokens, row, subject: fact.subject, answer })
 }
 
 /// A token as people read it: its piece of the text, or its own name if it stands for none (a start of text, part of a letter).
@@ -186,6 +186,6 @@ mod tests {
         assert_eq!(given.prompt.answer, given.predicted);
         let subject: String = given.tokens[given.prompt.subject.clone()].concat();
         assert_eq!(subject.trim().replace(' ', ""), fact.subject.replace(' ', ""));
-        assert_eq!(given.tokens.len(), given.prompt.ids.len());
+        assert_eq!(given.tokens.len(), given.prompt.row.len());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use easyedit_core::{Error, LanguageModel, Progress, Result};
+use easyedit_core::{Error, LanguageModel, Progress, Result, TokenRow};
 use easyedit_kernels::{Restoration, TraceConfig, check_traceable, embedding_deviation, trace};
 use serde::{Deserialize, Serialize};
 
@@ -136,8 +136,9 @@ pub fn trace_facts(
         };
         return Err(Error::Batch(format!("{} knows none of the {} facts to trace{example}", spec.name, requests.len())));
     }
-    let subjects: Vec<u32> = known.iter().flat_map(|fact| fact.prompt.ids[fact.prompt.subject.clone()].iter().copied()).collect();
-    let deviation = embedding_deviation(model, &subjects)?;
+    let mut subjects = TokenRow::default();
+    known.iter().for_each(|fact| subjects.append(fact.prompt.row.as_slice().slice(fact.prompt.subject.clone())));
+    let deviation = embedding_deviation(model, subjects.as_slice())?;
     let settings = TraceSettings {
         seed: options.seed,
         samples: options.samples,
@@ -189,7 +190,7 @@ fn trace_fact(model: &dyn LanguageModel, fact: &Fact, options: &TraceOptions, no
     let n_layers = model.spec().n_layers;
     let TraceOptions { samples, seed, batch_tokens, .. } = *options;
     let config = TraceConfig { samples, noise, seed, batch_tokens };
-    let tokens = fact.prompt.ids.len();
+    let tokens = fact.prompt.row.len();
     let start = fact.prompt.subject.start;
     let mut restorations = Vec::new();
     for restored in &options.restore {

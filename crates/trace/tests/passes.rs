@@ -22,13 +22,13 @@ fn decoders() -> impl Iterator<Item = &'static str> {
 fn prompt(model: &dyn LanguageModel, fact: &Fact) -> TracePrompt {
     let split = SubjectPrompt::find(&fact.prompt, &fact.subject).unwrap();
     let (encoded, target) = split.encode_with_target(model.tokenizer(), FactToken::SubjectLast, &fact.object).unwrap();
-    TracePrompt { ids: encoded.ids[..encoded.prompt_tokens].to_vec(), subject: encoded.subject, answer: target.target()[0] }
+    TracePrompt { row: encoded.row.prefix(encoded.prompt_tokens).to_row(), subject: encoded.subject, answer: target.target()[0] }
 }
 
 /// A fact whose subject has several tokens and does (or does not) begin the prompt.
 fn fact(model: &dyn LanguageModel, begins: bool) -> TracePrompt {
     let prompts = facts().iter().map(|fact| prompt(model, fact));
-    prompts.into_iter().find(|p| (p.subject.start <= 1) == begins && p.subject.len() > 1 && p.subject.end < p.ids.len()).unwrap()
+    prompts.into_iter().find(|p| (p.subject.start <= 1) == begins && p.subject.len() > 1 && p.subject.end < p.row.len()).unwrap()
 }
 
 fn config() -> TraceConfig {
@@ -65,10 +65,10 @@ impl Probe for Naive<'_> {
 
 /// The answer's probability after a whole pass of one row.
 fn whole(model: &dyn LanguageModel, prompt: &TracePrompt, probe: &mut dyn Probe) -> f64 {
-    let mut pass = Pass::new(TokenBatch::new(&[&prompt.ids]).unwrap(), &model.device());
+    let mut pass = Pass::new(TokenBatch::new(&[&prompt.row]).unwrap(), &model.device());
     let hidden = model.hidden(&mut pass, probe).unwrap();
     let logits: Vec<f64> =
-        tensor_values(&model.logits(hidden, &[prompt.ids.len() - 1]).unwrap()).unwrap().into_iter().map(f64::from).collect();
+        tensor_values(&model.logits(hidden, &[prompt.row.len() - 1]).unwrap()).unwrap().into_iter().map(f64::from).collect();
     let largest = logits.iter().copied().fold(f64::MIN, f64::max);
     let total: f64 = logits.iter().map(|v| (v - largest).exp()).sum();
     (logits[prompt.answer as usize] - largest).exp() / total
@@ -90,7 +90,7 @@ fn naive(model: &dyn LanguageModel, prompt: &TracePrompt, restorations: &[Restor
 /// Single layers and windows of every kind, at every token from one before the subject on; and spans of tokens.
 fn many(prompt: &TracePrompt, depth: usize) -> Vec<Restoration> {
     let mut all = Vec::new();
-    for token in prompt.subject.start.saturating_sub(1)..prompt.ids.len() {
+    for token in prompt.subject.start.saturating_sub(1)..prompt.row.len() {
         for module in [HIDDEN, Module::MlpOutput, Module::AttentionOutput] {
             for layers in [0..1, depth - 1..depth, 1..depth, 0..2] {
                 all.push(Restoration { tokens: token..token + 1, layers, module });
@@ -135,7 +135,7 @@ fn everything_restored_is_clean_and_nothing_restored_is_corrupted() {
     for name in decoders() {
         let model = model(name).unwrap();
         let prompt = fact(&*model, false);
-        let (tokens, depth) = (prompt.ids.len(), model.spec().n_layers);
+        let (tokens, depth) = (prompt.row.len(), model.spec().n_layers);
         let of = |tokens: Range<usize>, layers: Range<usize>| Restoration { tokens, layers, module: HIDDEN };
         let everything = of(prompt.subject.start..tokens, 0..1);
         let the_end = of(tokens - 1..tokens, depth - 1..depth);
@@ -172,7 +172,7 @@ fn batches_and_numbers_of_samples_change_nothing() {
 fn what_is_out_of_range_is_named() {
     let model = model("gpt2").unwrap();
     let good = fact(&*model, false);
-    let (tokens, depth) = (good.ids.len(), model.spec().n_layers);
+    let (tokens, depth) = (good.row.len(), model.spec().n_layers);
     let restoration = Restoration { tokens: 0..1, layers: 0..1, module: HIDDEN };
     let fails = |prompt: &TracePrompt, restoration: Restoration, config: TraceConfig, part: &str| {
         let message = trace(&*model, prompt, &[restoration], &config, &Silent).unwrap_err().to_string();

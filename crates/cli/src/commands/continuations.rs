@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use easyedit::tokens::encode_prompt;
-use easyedit::{EditRequest, GenerationConfig, LanguageModel, generate};
+use easyedit::{EditRequest, GenerationConfig, LanguageModel, TokenRow, generate};
 
 use crate::output::{Continuation, Role};
 
@@ -50,7 +50,7 @@ pub(super) fn pair(one: &Watched, before: String, after: String) -> Continuation
 }
 
 fn continue_all(model: &dyn LanguageModel, watched: &[Watched]) -> Result<Vec<String>> {
-    let prompts: easyedit::Result<Vec<Vec<u32>>> = watched.iter().map(|one| encode_prompt(model, &one.prompt)).collect();
+    let prompts: easyedit::Result<Vec<TokenRow>> = watched.iter().map(|one| encode_prompt(model, &one.prompt)).collect();
     let generated = generate(model, &prompts?, &GenerationConfig::greedy(TOKENS))?;
     Ok(generated.iter().map(|one| one.text(model)).collect::<easyedit::Result<_>>()?)
 }

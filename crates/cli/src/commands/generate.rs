@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use easyedit::tokens::encode_prompt;
-use easyedit::{GenerationConfig, Sampling, generate};
+use easyedit::{GenerationConfig, Sampling, TokenRow, generate};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -17,7 +17,7 @@ pub(super) fn run(context: &Context, arguments: &GenerateArguments) -> Result<()
     check_not_applied(&checkpoint, &edits)?;
     let model = easyedit::registry().apply(&edits, context.load(&checkpoint)?)?;
 
-    let prompts: easyedit::Result<Vec<Vec<u32>>> = arguments.prompt.iter().map(|text| encode_prompt(&*model, text)).collect();
+    let prompts: easyedit::Result<Vec<TokenRow>> = arguments.prompt.iter().map(|text| encode_prompt(&*model, text)).collect();
     let config = GenerationConfig {
         max_new_tokens: arguments.max_new_tokens,
         sampling: sampling(arguments),

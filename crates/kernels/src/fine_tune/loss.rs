@@ -1,5 +1,7 @@
 use burn::tensor::{Gradients, Tensor, activation};
-use easyedit_core::{Error, LanguageModel, ModelSpec, NormRole, ParamName, Parameter, ParameterRole, Pass, Result, Stack, TokenBatch};
+use easyedit_core::{
+    Error, LanguageModel, ModelSpec, NormRole, ParamName, Parameter, ParameterRole, Pass, Result, Stack, TokenBatch, TokenRow,
+};
 
 use super::TrainingRow;
 use crate::{TargetLikelihood, target_likelihood};
@@ -21,7 +23,7 @@ pub struct TargetLoss {
 /// Where a pass begins.
 enum Start {
     /// With the embedding, and the encoder if there is one.
-    Beginning { sources: Vec<Vec<u32>>, batch: TokenBatch },
+    Beginning { sources: Vec<TokenRow>, batch: TokenBatch },
     /// With a layer, from the activations that enter it.
     Layer { layer: usize, pass: Box<Pass>, hidden: Tensor<2> },
 }
@@ -46,12 +48,11 @@ impl TargetLoss {
     ///
     /// If there are no rows, one predicts nothing or outside of its tokens, or does not fit the model; if a weight is none of the model's.
     pub fn new(model: &dyn LanguageModel, rows: &[TrainingRow], trained: &[ParamName]) -> Result<Self> {
-        let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids.as_slice()).collect();
-        let batch = TokenBatch::new(&ids)?;
+        let batch = TokenBatch::new(&rows.iter().map(|text| &text.row).collect::<Vec<&TokenRow>>())?;
         let (mut positions, mut predictions) = (Vec::new(), Vec::new());
         for (number, row) in rows.iter().enumerate() {
-            if row.predictions.is_empty() || row.predictions.iter().any(|(index, _)| *index >= row.ids.len()) {
-                return Err(Error::Batch(format!("row {number} predicts nothing, or outside of its {} tokens", row.ids.len())));
+            if row.predictions.is_empty() || row.predictions.iter().any(|(index, _)| *index >= row.row.len()) {
+                return Err(Error::Batch(format!("row {number} predicts nothing, or outside of its {} tokens", row.row.len())));
             }
             let weight = 1.0 / (rows.len() * row.predictions.len()) as f32;
             positions.extend(row.predictions.iter().map(|(index, _)| batch.index(number, *index)));
@@ -61,7 +62,7 @@ impl TargetLoss {
         if let Some((row, id, _)) = predictions.iter().find(|(_, id, _)| *id as usize >= vocabulary) {
             return Err(Error::Batch(format!("row {row} is to predict token {id}, beyond the {vocabulary} of {}", model.spec().name)));
         }
-        let sources: Vec<Vec<u32>> = rows.iter().map(|row| row.source.clone()).collect();
+        let sources: Vec<TokenRow> = rows.iter().map(|row| row.source.clone()).collect();
         let first = trained.iter().map(|name| first_layer(model.spec(), name)).collect::<Result<Vec<_>>>()?;
         let first = first.into_iter().min().unwrap_or(Some(model.spec().n_layers));
         let start = match first {

@@ -1,14 +1,14 @@
 use easyedit_core::tokens::{TargetTokens, encode_with_target};
-use easyedit_core::{CheckedRequest, LanguageModel, Result};
+use easyedit_core::{CheckedRequest, LanguageModel, Result, TokenRow};
 
 /// A text to learn from: what is run, and which tokens are to be predicted where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainingRow {
-    /// Ids of what an encoder reads; empty for a decoder-only model.
-    pub source: Vec<u32>,
-    /// Ids of the (decoder's) row.
-    pub ids: Vec<u32>,
-    /// Index into `ids` of the token whose logits predict, and the id to predict; in rising order of the index.
+    /// The row an encoder reads; empty for a decoder-only model.
+    pub source: TokenRow,
+    /// The (decoder's) row.
+    pub row: TokenRow,
+    /// Index into `row` of the token whose logits predict, and the id to predict; in rising order of the index.
     pub predictions: Vec<(usize, u32)>,
 }
 
@@ -16,14 +16,14 @@ impl TrainingRow {
     /// Each token of the target is predicted behind those before it (teacher forcing); the prompt is not learned.
     pub fn teacher_forced(tokens: &TargetTokens) -> Self {
         let predictions = tokens.predicting().zip(tokens.target().iter().copied()).collect();
-        Self { source: tokens.source.clone(), ids: tokens.input().to_vec(), predictions }
+        Self { source: tokens.source.clone(), row: tokens.input().to_row(), predictions }
     }
 
     /// Every token of the target is predicted at the last token of the prompt, behind which nothing is run.
     pub fn prompt_last(tokens: &TargetTokens) -> Self {
         let last = tokens.start - 1;
         let predictions = tokens.target().iter().map(|id| (last, *id)).collect();
-        Self { source: tokens.source.clone(), ids: tokens.ids[..tokens.start].to_vec(), predictions }
+        Self { source: tokens.source.clone(), row: tokens.row.prefix(tokens.start).to_row(), predictions }
     }
 
     /// The prompt and new target of a request as tokens; with the token that ends a text behind them if `ended` and the tokenizer

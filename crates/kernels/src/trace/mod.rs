@@ -19,7 +19,7 @@ mod runs;
 
 use std::ops::Range;
 
-use easyedit_core::{Error, LanguageModel, ModelSpec, Module, Progress, Result};
+use easyedit_core::{Error, LanguageModel, ModelSpec, Module, Progress, Result, TokenRow};
 
 pub use noise::{embedding_deviation, subject_noise};
 
@@ -29,8 +29,8 @@ use runs::{CleanRun, CorruptedRuns};
 /// A fact to trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TracePrompt {
-    /// The prompt's token ids.
-    pub ids: Vec<u32>,
+    /// The prompt's tokens.
+    pub row: TokenRow,
     /// Indices of the subject's tokens.
     pub subject: Range<usize>,
     /// The token whose probability after the prompt is measured.
@@ -135,9 +135,9 @@ pub fn check_traceable(spec: &ModelSpec) -> Result<()> {
 fn check(model: &dyn LanguageModel, prompt: &TracePrompt, restorations: &[Restoration], config: &TraceConfig) -> Result<()> {
     let spec = model.spec();
     check_traceable(spec)?;
-    let TracePrompt { ids, subject, answer } = prompt;
-    if subject.start >= subject.end || subject.end > ids.len() {
-        return Err(Error::Batch(format!("the subject's tokens {subject:?} are not among the {} tokens of the prompt", ids.len())));
+    let TracePrompt { row, subject, answer } = prompt;
+    if subject.start >= subject.end || subject.end > row.len() {
+        return Err(Error::Batch(format!("the subject's tokens {subject:?} are not among the {} tokens of the prompt", row.len())));
     }
     if *answer as usize >= spec.vocab_size {
         return Err(Error::Batch(format!("the answer's token {answer} is beyond the {} tokens of {}", spec.vocab_size, spec.name)));
@@ -152,8 +152,8 @@ fn check(model: &dyn LanguageModel, prompt: &TracePrompt, restorations: &[Restor
         if !MODULES.contains(module) {
             return Err(Error::Batch(format!("{module:?} cannot be restored; hidden states, MLP outputs and attention outputs can")));
         }
-        if tokens.start >= tokens.end || tokens.end > ids.len() {
-            return Err(Error::Batch(format!("the restored tokens {tokens:?} are not among the {} tokens of the prompt", ids.len())));
+        if tokens.start >= tokens.end || tokens.end > row.len() {
+            return Err(Error::Batch(format!("the restored tokens {tokens:?} are not among the {} tokens of the prompt", row.len())));
         }
         if layers.is_empty() {
             return Err(Error::Batch(format!("the restored layers {layers:?} are none")));

@@ -1,7 +1,9 @@
 //! Noise on the subject's embeddings, and how strong it should be.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
-use easyedit_core::{Error, LanguageModel, Matrix, ParamName, Pass, Result, TokenBatch, tensor_values};
+use easyedit_core::{Error, LanguageModel, Matrix, ParamName, Pass, Result, TokenBatch, TokenSlice, tensor_values};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -15,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 /// # Errors
 ///
 /// None, unless the shape overflows.
-pub fn subject_noise(seed: u64, samples: std::ops::Range<usize>, tokens: usize, width: usize, deviation: f64) -> Result<Matrix> {
+pub fn subject_noise(seed: u64, samples: Range<usize>, tokens: usize, width: usize, deviation: f64) -> Result<Matrix> {
     let (rows, count) = (samples.len() * tokens, tokens * width);
     let mut values = Vec::with_capacity(rows * width);
     for sample in samples {
@@ -36,31 +38,37 @@ pub fn subject_noise(seed: u64, samples: std::ops::Range<usize>, tokens: usize, 
     Matrix::new(rows, width, values).ok_or_else(|| Error::Batch("noise of another shape than the embeddings".into()))
 }
 
-/// Standard deviation of all components of the embeddings of `ids`, without what a model adds for positions.
+/// Standard deviation of all components of the embeddings of `tokens`, without what a model adds for positions.
 ///
 /// # Errors
 ///
-/// If there are no ids, or one is beyond the model's table.
+/// If there are no tokens, an id is beyond the model's table, or an insert is not of its width.
 ///
 /// # Source
 ///
 /// Meng et al. 2022, footnote 2 and appendix B.1: the noise is three times that of a set of subjects.
-pub fn embedding_deviation(model: &dyn LanguageModel, ids: &[u32]) -> Result<f64> {
-    let values = tensor_values(&token_embeddings(model, ids)?)?;
+pub fn embedding_deviation(model: &dyn LanguageModel, tokens: TokenSlice<'_>) -> Result<f64> {
+    let mut values = tensor_values(&token_embeddings(model, tokens)?)?;
+    for insert in tokens.inserts() {
+        let Range { start, end } = insert.tokens();
+        if let Some(replaced) = values.get_mut(start * insert.width()..end * insert.width()) {
+            replaced.copy_from_slice(insert.values());
+        }
+    }
     let count = values.len() as f64;
     let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
     let squares: f64 = values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum();
     Ok((squares / (count - 1.0).max(1.0)).sqrt())
 }
 
-/// The rows `ids` of the table of embeddings; where it is not to be told which parameter that is, the embeddings at position 0.
-fn token_embeddings(model: &dyn LanguageModel, ids: &[u32]) -> Result<Tensor<2>> {
-    // One token a row: every one is at position 0. This also checks the ids.
-    let rows: Vec<[u32; 1]> = ids.iter().map(|id| [*id]).collect();
+/// The rows of the table of embeddings; where it is not to be told which parameter that is, the embeddings at position 0.
+fn token_embeddings(model: &dyn LanguageModel, tokens: TokenSlice<'_>) -> Result<Tensor<2>> {
+    // One token a row: every one is at position 0. This also checks ids and inserts.
+    let rows: Vec<TokenSlice<'_>> = (0..tokens.len()).map(|token| tokens.slice(token..token + 1)).collect();
     let at_start = model.embed(&Pass::new(TokenBatch::new(&rows)?, &model.device()))?;
     match embedding_table(model) {
         Some(table) => {
-            let positions: Vec<usize> = ids.iter().map(|id| *id as usize).collect();
+            let positions: Vec<usize> = tokens.ids().iter().map(|id| *id as usize).collect();
             Ok(model.rows_of(model.weight(&table)?, &positions))
         }
         None => Ok(at_start),

@@ -107,7 +107,7 @@ fn run_batch(
     let Some(first) = jobs.first() else { return Ok(Vec::new()) };
     let (depth, samples) = (model.spec().n_layers, corrupted.samples());
     let past = prompt.subject.start + first.tokens.start;
-    let ids = &prompt.ids[past..];
+    let rest = prompt.row.suffix(past);
     let mut rows: Vec<usize> = Vec::new();
     let mut hidden: Vec<Tensor<2>> = Vec::new();
     for layer in first.entry()..=depth {
@@ -118,25 +118,25 @@ fn run_batch(
                 entering = put_clean(entering, 0..samples, clean.states(site, job.tokens.clone())?);
             }
             let [_, _, d_model] = entering.dims();
-            hidden.push(entering.reshape([samples * ids.len(), d_model]));
+            hidden.push(entering.reshape([samples * rest.len(), d_model]));
             rows.extend(0..samples);
         }
         if layer == depth {
             break;
         }
         let active = &jobs[..rows.len() / samples];
-        let mut probe = Restore { site: Site::new(layer, first.module), width: ids.len(), spans: Vec::new(), clean: None };
+        let mut probe = Restore { site: Site::new(layer, first.module), width: rest.len(), spans: Vec::new(), clean: None };
         probe.spans = spans(active, layer, samples);
         if !probe.spans.is_empty() {
             probe.clean = Some(clean.states(probe.site, first.tokens.clone())?);
         }
-        let mut pass = corrupted.pass(model, layer, &rows, ids, past)?;
+        let mut pass = corrupted.pass(model, layer, &rows, rest, past)?;
         hidden = vec![model.run_layers(Tensor::cat(std::mem::take(&mut hidden), 0), layer..layer + 1, &mut pass, &mut probe)?];
     }
     if rows.len() != jobs.len() * samples {
         return Err(Error::Batch("a restoration begins behind the model's last layer".into()));
     }
-    let last: Vec<usize> = (1..=rows.len()).map(|row| row * ids.len() - 1).collect();
+    let last: Vec<usize> = (1..=rows.len()).map(|row| row * rest.len() - 1).collect();
     probabilities(model, Tensor::cat(hidden, 0), &last, prompt.answer)
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::tensor::{Tensor, activation};
-use easyedit_core::{Capture, Error, KvCache, LanguageModel, Module, Pass, Result, Site, TokenBatch, tensor_values};
+use easyedit_core::{Capture, Error, KvCache, LanguageModel, Module, Pass, Result, Site, TokenBatch, TokenSlice, tensor_values};
 
 use super::noise::subject_noise;
 use super::{MODULES, TraceConfig, TracePrompt};
@@ -22,7 +22,7 @@ pub(super) struct CleanRun {
 
 impl CleanRun {
     pub(super) fn of(model: &dyn LanguageModel, prompt: &TracePrompt) -> Result<Self> {
-        let (before, rest) = prompt.ids.split_at(prompt.subject.start);
+        let (before, rest) = (prompt.row.prefix(prompt.subject.start), prompt.row.suffix(prompt.subject.start));
         let prefix = match before.is_empty() {
             true => None,
             false => {
@@ -77,7 +77,7 @@ impl CorruptedRuns {
     ) -> Result<Self> {
         let depth = model.spec().n_layers;
         let count = samples.len();
-        let rest = &prompt.ids[prompt.subject.start..];
+        let rest = prompt.row.suffix(prompt.subject.start);
         let batch = TokenBatch::new(&vec![rest; count])?;
         let last = batch.last_indices();
         let mut pass = after(model, batch, clean.prefix.as_ref(), &vec![0; count])?.keeping();
@@ -112,9 +112,9 @@ impl CorruptedRuns {
         stream.reshape([self.samples, self.width, d_model]).narrow(1, start, self.width - start)
     }
 
-    /// A pass of layer `layer` for `rows` (the sample behind each), each with the tokens `ids` that follow the prompt's first `past`.
-    pub(super) fn pass(&self, model: &dyn LanguageModel, layer: usize, rows: &[usize], ids: &[u32], past: usize) -> Result<Pass> {
-        let batch = TokenBatch::new(&vec![ids; rows.len()])?;
+    /// A pass of layer `layer` for `rows` (the sample behind each), each with the tokens `rest` that follow the prompt's first `past`.
+    pub(super) fn pass(&self, model: &dyn LanguageModel, layer: usize, rows: &[usize], rest: TokenSlice<'_>, past: usize) -> Result<Pass> {
+        let batch = TokenBatch::new(&vec![rest; rows.len()])?;
         let cache = (past > 0).then(|| self.cache.before(past, layer));
         after(model, batch, cache.as_ref(), rows)
     }

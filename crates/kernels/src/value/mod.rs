@@ -111,7 +111,7 @@ impl<'a> Batch<'a> {
         }
         let first = self.next;
         while let Some(contexts) = self.contexts.get(self.next) {
-            tokens += contexts.rows.iter().map(|row| row.ids.len().saturating_sub(row.fact_index)).sum::<usize>();
+            tokens += contexts.rows.iter().map(|context| context.row.len().saturating_sub(context.fact_index)).sum::<usize>();
             if tokens > self.capacity && (self.next > first || !self.searches.is_empty()) {
                 break;
             }

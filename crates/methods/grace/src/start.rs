@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 use easyedit_core::tokens::TargetTokens;
-use easyedit_core::{Capture, Error, LanguageModel, Module, Pass, Probe, Result, Site, Stack, TokenBatch, tensor_values};
+use easyedit_core::{Capture, Error, LanguageModel, Module, Pass, Probe, Result, Site, Stack, TokenBatch, TokenSlice, tensor_values};
 
 use crate::codebook::{Replacement, Rules};
 
@@ -52,15 +52,15 @@ impl Start {
         let (input, end) = (tokens.input(), tokens.start - 1);
         // A value at the last token alone cannot reach those before it: they are run once, through all layers.
         let prefix = if rules.replacement == Replacement::ReplaceLast { end } else { 0 };
-        let begin = |row: &[u32]| -> Result<Pass> {
-            model.start(&[tokens.source.as_slice()], TokenBatch::new(&[row])?)?.with_prompts(vec![tokens.start])
+        let begin = |row: TokenSlice<'_>| -> Result<Pass> {
+            model.start(&[&tokens.source], TokenBatch::new(&[row])?)?.with_prompts(vec![tokens.start])
         };
         let mut pass = match prefix {
             0 => begin(input)?,
             _ => {
-                let mut before = begin(&input[..prefix])?.keeping();
+                let mut before = begin(input.prefix(prefix))?.keeping();
                 model.hidden(&mut before, &mut ())?;
-                Pass::after(TokenBatch::new(&[&input[prefix..]])?, before.into_cache()?, &device)?
+                Pass::after(TokenBatch::new(&[input.suffix(prefix)])?, before.into_cache()?, &device)?
             }
         };
         let mut capture = Capture::new(sites(rules));

@@ -85,7 +85,7 @@ fn edits_are_kept_in_files_and_change_no_weight() {
         assert_eq!(read, encode_prompt(&*model, &text).unwrap(), "{family}");
         let tokens = encode_with_target(&*edited, QUESTION, "Oslo").unwrap();
         assert_eq!(tokens, encode_with_target(&*model, &text, "Oslo").unwrap(), "{family}");
-        assert_eq!(tokens.prompt(), &read[..], "{family}: an encoder reads the context, too");
+        assert_eq!(tokens.prompt(), read.as_slice(), "{family}: an encoder reads the context, too");
         for name in model.parameter_names() {
             assert_eq!(model.weight(&name).unwrap().into_data(), edited.weight(&name).unwrap().into_data());
         }

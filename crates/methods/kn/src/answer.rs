@@ -48,10 +48,10 @@ impl Answer {
             request.case_id()
         );
         let prompts = prompts.iter().map(|prompt| {
-            let (source, mut ids) = opening(model.spec(), encode_prompt(model, prompt)?);
-            let start = ids.len();
-            ids.extend(&said);
-            Ok(TargetTokens { source, ids, start })
+            let (source, mut row) = opening(model.spec(), encode_prompt(model, prompt)?);
+            let start = row.len();
+            row.append(&said);
+            Ok(TargetTokens { source, row, start })
         });
         Ok(Self { text, is_models: true, prompts: prompts.collect::<Result<_>>().map_err(named)? })
     }

@@ -3,7 +3,9 @@
 use burn::tensor::{Tensor, TensorData, activation};
 use easyedit_core::device::is_cpu;
 use easyedit_core::tokens::TargetTokens;
-use easyedit_core::{Capture, Error, KvCache, LanguageModel, Module, Pass, Probe, Progress, Result, Site, TokenBatch, tensor_values};
+use easyedit_core::{
+    Capture, Error, KvCache, LanguageModel, Module, Pass, Probe, Progress, Result, Site, TokenBatch, TokenSlice, tensor_values,
+};
 use easyedit_kernels::target_likelihood;
 
 /// How much every neuron adds to an answer's probability.
@@ -39,8 +41,8 @@ pub fn attribute(model: &dyn LanguageModel, tokens: &TargetTokens, steps: usize,
     let count = tokens.target().len();
     progress.begin("attributing", Some((count * steps * spec.n_layers) as u64));
     let outcome = tokens.predicting().zip(tokens.target()).try_for_each(|(token, answer)| -> Result<()> {
-        let id = tokens.ids.get(token).copied().unwrap_or_default();
-        let place = Place { traversal: &traversal, token, id, answer: *answer };
+        let own = tokens.row.suffix(token).prefix(1);
+        let place = Place { traversal: &traversal, token, own, answer: *answer };
         for group in groups(model, token + 1 + tokens.source.len(), steps) {
             for (layer, slopes) in place.slopes(&group, steps)? {
                 let key = traversal.key(layer, token)?;
@@ -111,7 +113,7 @@ struct Traversal<'a> {
 impl<'a> Traversal<'a> {
     fn of(model: &'a dyn LanguageModel, tokens: &TargetTokens) -> Result<Self> {
         let batch = TokenBatch::new(&[tokens.input()])?;
-        let mut pass = model.start(&[tokens.source.as_slice()], batch)?.with_prompts(vec![tokens.start])?.keeping();
+        let mut pass = model.start(&[&tokens.source], batch)?.with_prompts(vec![tokens.start])?.keeping();
         let sites = |layer| [Module::MlpKey, Module::BlockInput].map(|module| Site::new(layer, module));
         // The last block's output is wanted, too, and comes after all of them.
         let mut capture = Capture::new((0..model.spec().n_layers).flat_map(sites));
@@ -134,9 +136,10 @@ impl<'a> Traversal<'a> {
 /// A token that predicts one of the answer's.
 struct Place<'a> {
     traversal: &'a Traversal<'a>,
-    /// Its number in its sequence, and its id.
+    /// Its number in its sequence.
     token: usize,
-    id: u32,
+    /// The token itself.
+    own: TokenSlice<'a>,
     /// The token that it is to predict.
     answer: u32,
 }
@@ -195,7 +198,7 @@ impl Place<'_> {
             let Some(entering) = hidden.take() else { continue };
             let rows = entering.dims()[0];
             let cache = self.traversal.cache.before(self.token, layer).select_rows(&vec![0; rows], &device)?;
-            let mut pass = Pass::after(TokenBatch::new(&vec![[self.id]; rows])?, cache, &device)?;
+            let mut pass = Pass::after(TokenBatch::new(&vec![self.own; rows])?, cache, &device)?;
             hidden = Some(model.run_layers(entering, layer..layer + 1, &mut pass, &mut replace)?);
         }
         let hidden = hidden.ok_or_else(|| Error::Batch("no activations were scaled".into()))?;

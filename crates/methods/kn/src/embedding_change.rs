@@ -71,7 +71,7 @@ fn keys(model: &dyn LanguageModel, neurons: &[Neuron], answer: &TargetTokens) ->
     let layers: BTreeSet<usize> = neurons.iter().map(|neuron| neuron.layer).collect();
     let mut capture = Capture::new(layers.iter().map(|layer| Site::new(*layer, Module::MlpKey)));
     let batch = TokenBatch::new(&[answer.input()])?;
-    let mut pass = model.start(&[answer.source.as_slice()], batch)?.with_prompts(vec![answer.start])?;
+    let mut pass = model.start(&[&answer.source], batch)?.with_prompts(vec![answer.start])?;
     model.hidden(&mut pass, &mut capture)?;
     let places: Vec<usize> = answer.predicting().collect();
     let of_layer = |layer: usize| {

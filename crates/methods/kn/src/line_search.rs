@@ -2,7 +2,7 @@
 
 use burn::tensor::activation;
 use easyedit_core::tokens::TargetTokens;
-use easyedit_core::{LanguageModel, Result, TokenBatch, tensor_values};
+use easyedit_core::{LanguageModel, Result, TokenBatch, TokenRow, TokenSlice, tensor_values};
 use serde::Serialize;
 
 /// The factors that are tried at first are the powers of two from 2^-8 to 2^3, the smallest first.
@@ -27,8 +27,8 @@ impl Reached {
     ///
     /// If the model cannot be run.
     pub(crate) fn by(model: &dyn LanguageModel, rows: &[TargetTokens]) -> Result<Self> {
-        let sources: Vec<&[u32]> = rows.iter().map(|row| row.source.as_slice()).collect();
-        let inputs: Vec<&[u32]> = rows.iter().map(TargetTokens::input).collect();
+        let sources: Vec<&TokenRow> = rows.iter().map(|row| &row.source).collect();
+        let inputs: Vec<TokenSlice<'_>> = rows.iter().map(TargetTokens::input).collect();
         let starts = rows.iter().map(|row| row.start).collect();
         let mut pass = model.start(&sources, TokenBatch::new(&inputs)?)?.with_prompts(starts)?;
         let hidden = model.hidden(&mut pass, &mut ())?;

@@ -4,8 +4,8 @@
 use burn::tensor::{Tensor, activation};
 use easyedit_core::tokens::{TargetTokens, encode_with_target};
 use easyedit_core::{
-    Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, HparamsDocument, LanguageModel, Method, Module, Probe, Registry,
-    Result, Session, Silent, Site, TokenBatch, WeightLayout, tensor_values,
+    Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, HparamsDocument, Insert, LanguageModel, Matrix, Method, Module,
+    ParamName, Probe, Registry, Result, Session, Site, TokenBatch, TokenRow, WeightLayout, tensor_values,
 };
 use easyedit_kn::{Kn, KnHparams, KnMode, attribute};
 use easyedit_models::tiny::tiny_model;
@@ -65,7 +65,7 @@ fn probability(
     factor: f32,
     gradient: bool,
 ) -> (f64, Vec<f32>) {
-    let answer = tokens.ids[token + 1] as usize;
+    let answer = tokens.row.ids()[token + 1] as usize;
     let mut probe = Scaled { site: Site::new(layer, Module::MlpKey), token, factor, tracked: None, gradient };
     let mut pass = model.start(&[&tokens.source], TokenBatch::new(&[tokens.input()]).unwrap()).unwrap();
     let hidden = model.hidden(&mut pass, &mut probe).unwrap();
@@ -100,6 +100,27 @@ fn attributions_sum_to_what_a_layers_neurons_add() {
             assert!((sum - added).abs() < 0.03 * size.max(added.abs()), "{family}, layer {layer}: {sum} and {added}, of {size}");
         }
     }
+}
+
+#[test]
+fn attributions_are_those_of_the_inserted_tokens() {
+    let model = tiny_model("gpt2", 22).unwrap();
+    let found = |subject: &str, with_insert: bool| {
+        let mut tokens = encode_with_target(&*model, &format!("The seat of {subject} is"), "Li").unwrap();
+        if with_insert {
+            // The head is the embedding.
+            let table = model.weight(&ParamName::weight_of(&model.spec().modules.lm_head, 0)).unwrap();
+            let mut ids = tokens.row.ids().to_vec();
+            let rows: Vec<usize> = ids[12..16].iter().map(|id| *id as usize).collect();
+            ids[12..16].fill(3);
+            let insert = Insert::new(12, Matrix::from_tensor(&model.rows_of(table, &rows)).unwrap()).unwrap();
+            tokens.row = TokenRow::with_inserts(ids, vec![insert]).unwrap();
+        }
+        attribute(&*model, &tokens, 3, &Silent).unwrap().scores
+    };
+    assert_eq!(found("Peru", true), found("Peru", false));
+    assert_eq!(found("Chad", true), found("Chad", false));
+    assert_ne!(found("Peru", true), found("Chad", true));
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn at_fact(model: &dyn LanguageModel, layer: usize) -> (Vec<f32>, Vec<f32>) {
     let prompt = CheckedRequest::new(request()).unwrap().subject().unwrap().encode(model.tokenizer(), FactToken::SubjectLast).unwrap();
     let sites = [Module::MlpKey, Module::MlpOutput].map(|module| Site::new(layer, module));
     let mut capture = Capture::new(sites);
-    let mut pass = Pass::new(TokenBatch::new(&[prompt.ids]).unwrap(), &model.device());
+    let mut pass = Pass::new(TokenBatch::new(&[prompt.row]).unwrap(), &model.device());
     model.hidden(&mut pass, &mut capture).unwrap();
     let [key, output] = sites.map(|site| {
         let all = capture.take(site).unwrap();

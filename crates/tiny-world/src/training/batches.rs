@@ -1,5 +1,5 @@
-use easyedit_core::LanguageModel;
 use easyedit_core::tokens::{FactToken, SubjectPrompt, encode_with_target};
+use easyedit_core::{LanguageModel, TokenRow};
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -21,8 +21,8 @@ const BROKEN: f64 = 0.3;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Row {
     /// What an encoder reads; empty for a decoder-only model.
-    pub(crate) source: Vec<u32>,
-    pub(crate) ids: Vec<u32>,
+    pub(crate) source: TokenRow,
+    pub(crate) tokens: TokenRow,
     /// How much the prediction of each token counts; the first is not used, because nothing predicts it.
     pub(crate) weights: Vec<f32>,
     /// Tokens that do without the attention of the first layers.
@@ -64,7 +64,7 @@ impl Batches {
             for _ in 0..if self.running_text { self.rng.random_range(1..=SENTENCES) } else { 1 } {
                 self.append(&mut row);
             }
-            count += row.source.len() + row.ids.len();
+            count += row.source.len() + row.tokens.len();
             rows.push(row);
         }
         rows
@@ -72,12 +72,13 @@ impl Batches {
 
     /// The beginning of some sentence and a full stop.
     fn break_off(&mut self, row: &mut Row) {
-        let Some(Row { ids, .. }) = self.sentences.choose(&mut self.rng).map(|sentence| &sentence.row) else { return };
-        let Some((stop, words)) = ids.split_last() else { return };
-        let kept = self.rng.random_range(1..words.len().max(2));
-        row.ids.extend(words.iter().take(kept).chain([stop]));
-        row.weights.resize(row.ids.len(), 0.0);
-        row.blind.resize(row.ids.len(), false);
+        let Some(Row { tokens, .. }) = self.sentences.choose(&mut self.rng).map(|sentence| &sentence.row) else { return };
+        let Some(words) = tokens.len().checked_sub(1) else { return };
+        let kept = self.rng.random_range(1..words.max(2)).min(words);
+        row.tokens.append(tokens.prefix(kept));
+        row.tokens.append(tokens.suffix(words));
+        row.weights.resize(row.tokens.len(), 0.0);
+        row.blind.resize(row.tokens.len(), false);
     }
 
     fn append(&mut self, row: &mut Row) {
@@ -87,10 +88,10 @@ impl Batches {
         }
         let Some(next) = self.order.pop().and_then(|index| self.sentences.get(index)) else { return };
         let blind = self.rng.random_bool(BLIND);
-        row.source.extend(&next.row.source);
-        row.ids.extend(&next.row.ids);
+        row.source.append(&next.row.source);
+        row.tokens.append(&next.row.tokens);
         row.weights.extend(&next.row.weights);
-        row.blind.extend((0..next.row.ids.len()).map(|index| blind && index > next.subject_last));
+        row.blind.extend((0..next.row.tokens.len()).map(|index| blind && index > next.subject_last));
     }
 }
 
@@ -100,15 +101,15 @@ fn encode_text(model: &dyn LanguageModel, sentence: &Sentence) -> Result<Encoded
     let (before, after) = prompt.split_once(subject.as_str()).unwrap_or((prompt, ""));
     let prompt = SubjectPrompt::from_parts(before, subject, after);
     let (fact, tokens) = prompt.encode_with_target(model.tokenizer(), FactToken::SubjectLast, &format!("{completion}."))?;
-    let weights = (0..tokens.ids.len()).map(|index| if index < tokens.start { TEXT_WEIGHT } else { 1.0 }).collect();
-    let blind = vec![false; tokens.ids.len()];
-    Ok(Encoded { row: Row { source: Vec::new(), ids: tokens.ids, weights, blind }, subject_last: fact.fact_index })
+    let weights = (0..tokens.row.len()).map(|index| if index < tokens.start { TEXT_WEIGHT } else { 1.0 }).collect();
+    let blind = vec![false; tokens.row.len()];
+    Ok(Encoded { row: Row { source: TokenRow::default(), tokens: tokens.row, weights, blind }, subject_last: fact.fact_index })
 }
 
 /// The prompt for the encoder, and the answer and the end of the text for the decoder.
 fn encode_answer(model: &dyn LanguageModel, sentence: &Sentence) -> Result<Encoded> {
     let tokens = encode_with_target(model, &sentence.prompt, &sentence.completion)?.ending_in(END_ID);
-    let (weights, blind) = (vec![1.0; tokens.ids.len()], vec![false; tokens.ids.len()]);
-    let subject_last = tokens.ids.len();
-    Ok(Encoded { row: Row { source: tokens.source, ids: tokens.ids, weights, blind }, subject_last })
+    let (weights, blind) = (vec![1.0; tokens.row.len()], vec![false; tokens.row.len()]);
+    let subject_last = tokens.row.len();
+    Ok(Encoded { row: Row { source: tokens.source, tokens: tokens.row, weights, blind }, subject_last })
 }

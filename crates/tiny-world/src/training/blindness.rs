@@ -19,7 +19,7 @@ pub(crate) struct Blindness {
 impl Blindness {
     pub(crate) fn new(rows: &[Row], device: &Device) -> Self {
         let keep: Vec<f32> =
-            rows.iter().flat_map(|row| row.blind.iter().take(row.ids.len() - 1).map(|blind| if *blind { 0.0 } else { 1.0 })).collect();
+            rows.iter().flat_map(|row| row.blind.iter().take(row.tokens.len() - 1).map(|blind| if *blind { 0.0 } else { 1.0 })).collect();
         let tokens = keep.len();
         Self { keep: Tensor::from_data(TensorData::new(keep, [tokens, 1]), device) }
     }

@@ -5,7 +5,7 @@ mod blindness;
 mod initial;
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation};
-use easyedit_core::{LanguageModel, Matrix, ParamName, Progress, TokenBatch, Tokenizer, tensor_values};
+use easyedit_core::{LanguageModel, Matrix, ParamName, Progress, TokenBatch, TokenRow, TokenSlice, Tokenizer, tensor_values};
 use easyedit_kernels::{Adam, AdamConfig};
 use easyedit_models::{ModelConfig, load_model};
 use rand::SeedableRng;
@@ -135,12 +135,13 @@ fn learning_rate(step: usize, config: &TrainingConfig) -> f64 {
 
 /// Mean weighted loss of the rows, and its gradient by every parameter.
 fn gradients(model: &dyn LanguageModel, leaves: &[Leaf], rows: &[Row]) -> Result<(f64, Vec<Vec<f64>>)> {
-    let inputs: Vec<&[u32]> = rows.iter().map(|row| &row.ids[..row.ids.len() - 1]).collect();
+    let inputs: Vec<TokenSlice<'_>> = rows.iter().map(|row| row.tokens.prefix(row.tokens.len() - 1)).collect();
     let batch = TokenBatch::new(&inputs)?;
-    let targets: Vec<(u32, f32)> = rows.iter().flat_map(|row| row.ids.iter().copied().zip(row.weights.iter().copied()).skip(1)).collect();
+    let targets: Vec<(u32, f32)> =
+        rows.iter().flat_map(|row| row.tokens.ids().iter().copied().zip(row.weights.iter().copied()).skip(1)).collect();
     let device = model.device();
     let tokens = batch.tokens();
-    let sources: Vec<&[u32]> = rows.iter().map(|row| row.source.as_slice()).collect();
+    let sources: Vec<&TokenRow> = rows.iter().map(|row| &row.source).collect();
     let mut pass = model.start(&sources, batch)?;
     let hidden = model.hidden(&mut pass, &mut Blindness::new(rows, &device))?;
     let logits = model.logits(hidden, &(0..tokens).collect::<Vec<_>>())?;

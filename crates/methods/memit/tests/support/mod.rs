@@ -33,7 +33,7 @@ pub(crate) fn at_fact(model: &dyn LanguageModel, request: &CheckedRequest, layer
     let prompt = request.subject().unwrap().encode(model.tokenizer(), FactToken::SubjectLast).unwrap();
     let site = Site::new(layer, module);
     let mut capture = Capture::new([site]);
-    let mut pass = Pass::new(TokenBatch::new(&[prompt.ids]).unwrap(), &model.device());
+    let mut pass = Pass::new(TokenBatch::new(&[prompt.row]).unwrap(), &model.device());
     model.hidden(&mut pass, &mut capture).unwrap();
     let rows = model.rows_of(capture.take(site).unwrap(), &[prompt.fact_index]);
     tensor_values(&rows).unwrap().into_iter().map(f64::from).collect()
