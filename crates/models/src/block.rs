@@ -64,8 +64,8 @@ impl Biases {
 pub(crate) enum NormPlace {
     /// Before attention and MLP. The block's output is the sum of its input and what its parts add.
     Before,
-    /// Behind each sum with the residual stream. Text encoders alone have it: the output is no sum, as the contract of
-    /// [`LanguageModel`](easyedit_core::LanguageModel) asks.
+    /// Behind each sum with the residual stream, in text encoders. The block's output is not the sum that the contract of
+    /// [`LanguageModel`](easyedit_core::LanguageModel) requires.
     Behind,
 }
 
@@ -208,7 +208,7 @@ impl Block {
         let site = |module| Site::in_stack(self.stack, *layer, module);
         let hidden = probe.at(site(Module::BlockInput), hidden);
 
-        let normed = form.before(Some(&self.attention_norm), &hidden);
+        let normed = form.before(&self.attention_norm, &hidden);
         let [query, key, value] = self.projections.forward(&normed, &form.attention, probe);
         let (query, key) = match positions {
             PositionTerms::Rotations(rotations) => (rotations.query.apply(query), rotations.key.apply(key)),
@@ -216,7 +216,7 @@ impl Block {
         };
         let query = if form.query_scale == 1.0 { query } else { query.mul_scalar(form.query_scale) };
         let mlp_input = |stream: &Tensor<2>| match &self.mlp_norm {
-            Some(norm) => form.before(Some(norm), stream),
+            Some(norm) => form.before(norm, stream),
             None => normed.clone(),
         };
         let beside = form.parallel.then(|| mlp_input(&hidden));
@@ -248,10 +248,10 @@ impl Block {
 
 impl BlockForm {
     /// What a part of the block reads of the residual stream.
-    fn before(&self, norm: Option<&Norm>, stream: &Tensor<2>) -> Tensor<2> {
-        match (self.norms, norm) {
-            (NormPlace::Before, Some(norm)) => norm.forward(stream.clone()),
-            _ => stream.clone(),
+    fn before(&self, norm: &Norm, stream: &Tensor<2>) -> Tensor<2> {
+        match self.norms {
+            NormPlace::Before => norm.forward(stream.clone()),
+            NormPlace::Behind => stream.clone(),
         }
     }
 
@@ -267,7 +267,7 @@ impl BlockForm {
 impl CrossAttention {
     /// What the attention adds; `None` if the pass reads no encoder, which is refused before any block is run.
     fn forward(&self, layer: usize, hidden: &Tensor<2>, form: &BlockForm, pass: &mut Pass, probe: &mut dyn Probe) -> Option<Tensor<2>> {
-        let query = self.query.forward(form.before(Some(&self.norm), hidden), probe);
+        let query = self.query.forward(form.before(&self.norm, hidden), probe);
         let query = if form.query_scale == 1.0 { query } else { query.mul_scalar(form.query_scale) };
         let project = |source: Tensor<2>| (self.key.forward(source.clone(), probe), self.value.forward(source, probe));
         let mixed = form.attention.attend_to_source(layer, query, project, pass)?;
