@@ -29,6 +29,7 @@ mod opt;
 mod parameters;
 mod plain_block;
 mod plain_decoder;
+mod positioned_reads;
 mod post_norm;
 mod projections;
 mod pytorch;
