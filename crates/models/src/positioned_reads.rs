@@ -7,8 +7,8 @@ use std::io;
 
 use rayon::prelude::*;
 
-/// Numbers that one task reads and converts at a time: small enough to stay in the cache until they are checked.
-const PIECE: usize = 1 << 16;
+/// Numbers that one task reads and converts at a time: small enough to stay in a core's cache until they are checked.
+const PIECE: usize = 1 << 14;
 
 /// How numbers lie in a file: so many bytes for a block of so many numbers.
 #[derive(Clone, Copy, Debug)]
