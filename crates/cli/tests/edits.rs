@@ -110,7 +110,11 @@ fn several_requests_in_each_mode() {
     let stacked = ["--edit", "sequential/0-rome-3-the-louvre.edit.safetensors", "sequential/1-rome-5-the-kremlin.edit.safetensors"];
     sandbox.run(&[&["apply", "--model", "model", "--out", "stacked"], &stacked[..]].concat()).success();
     let reversed = [stacked[0], stacked[2], stacked[1]];
-    sandbox.run(&[&["apply", "--model", "model", "--out", "reversed"], &reversed[..]].concat()).fails(1, &[TENSOR]);
+    sandbox.run(&[&["apply", "--model", "model", "--out", "reversed"], &reversed[..]].concat()).success();
+    let weights = |folder: &str| std::fs::read(sandbox.path(folder).join("model.safetensors")).unwrap();
+    assert_eq!(weights("stacked"), weights("reversed"), "edits are put into their order");
+    let second_alone = ["apply", "--model", "model", "--out", "alone", stacked[0], stacked[2]];
+    sandbox.run(&second_alone).fails(1, &[TENSOR]);
 }
 
 #[test]

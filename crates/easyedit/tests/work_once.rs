@@ -62,7 +62,7 @@ fn each_step_of_an_edit_is_done_once() {
     let model = source.load(&device::select("cpu").unwrap()).unwrap();
     let request: EditRequest = easyedit::data::read_requests(&data.join("requests.json")).unwrap().remove(0);
     let registry = easyedit::registry();
-    for (method, layers) in [("ROME", 1), ("MEMIT", 2)] {
+    for method in ["ROME", "MEMIT"] {
         let entry = registry.get(method).unwrap();
         let found = hparams::find(entry, &model.spec().name, model.spec()).unwrap();
         let method = entry.build(&found.document).unwrap();
@@ -79,7 +79,7 @@ fn each_step_of_an_edit_is_done_once() {
         let session = editor.run(std::slice::from_ref(&request), &mut |_| Ok(())).unwrap();
         let edited = session.edited().unwrap();
         let edit = session.edits[0].clone();
-        assert!(edit.deltas.len() <= layers && !edit.deltas.is_empty());
+        assert!(!edit.deltas.is_empty());
         let changed = edit.deltas.keys().map(|name| (name.clone(), Matrix::from_tensor(&edited.weight(name).unwrap()).unwrap())).collect();
         let of_edit = counts();
         assert_eq!(of_edit.get("check request"), Some(&1), "{of_edit:?}");

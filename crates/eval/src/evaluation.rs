@@ -288,7 +288,7 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use easyedit_core::{Insert, Matrix, Silent, TokenRow};
+    use easyedit_core::{EditRequest, Insert, Matrix, Silent, TokenRow};
     use easyedit_models::tiny::tiny_model;
 
     use super::*;
@@ -313,10 +313,11 @@ mod tests {
         for family in ["gpt2", "t5"] {
             let model = tiny_model(family, 3).unwrap();
             assert!(model.spec().tied_head);
-            let requests = ["Peru", "Chad"].map(|name| EditRequest::new(format!("The seat of {name} is"), name, "Rome"));
+            let requests =
+                ["Peru", "Chad"].map(|name| CheckedRequest::new(EditRequest::new(format!("The seat of {name} is"), name, "Rome")).unwrap());
             let plain = Evaluation::new(&*model, &requests).unwrap();
-            let mut other_answer = requests[0].clone();
-            other_answer.target_new = "Oslo".into();
+            let other_answer = EditRequest { target_new: "Oslo".into(), ..requests[0].written().clone() };
+            let other_answer = CheckedRequest::new(other_answer).unwrap();
             let questions: Vec<Question> = [&requests[..], &[other_answer]]
                 .concat()
                 .iter()

@@ -57,7 +57,7 @@ impl Preparation {
         settings.check_model(model.spec())?;
         if self.templates.is_none() {
             let config = TemplateConfig { lengths: settings.templates.to_vec(), seed: session.seed() };
-            let cache = session.cache().map(|path| path.as_path());
+            let cache = session.cache();
             self.templates = Some(context_templates(model, &config, cache, session.progress())?);
         }
         let missing: Vec<usize> = settings.layers.iter().copied().filter(|layer| !self.moments.contains_key(layer)).collect();

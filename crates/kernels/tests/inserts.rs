@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use burn::tensor::Tensor;
 use easyedit_core::tokens::FactToken;
 use easyedit_core::{
-    Corpora, EditContext, EditRequest, EditedModel, ForwardChange, Insert, LanguageModel, Matrix, Module, Overlay, ParamName, Pass, Probe,
-    Silent, Site, TokenRow,
+    CheckedRequest, Corpora, EditRequest, EditedModel, ForwardChange, Insert, LanguageModel, Matrix, Module, Overlay, ParamName, Pass,
+    Probe, Session, Silent, Site, TokenRow,
 };
 use easyedit_kernels::{
     Contexts, FactRow, LayerWalk, OptimizedValue, Restoration, TargetLoss, TraceConfig, TracePrompt, TrainingRow, ValueConfig, ValueSite,
@@ -68,7 +68,7 @@ impl Counted {
 fn contexts(model: &dyn LanguageModel, subject: &str) -> Contexts {
     let templates = ["{}", "So it is said in many a book. {}"].map(str::to_owned);
     let request = EditRequest::new(format!("Look at the seat of {subject}, which is"), subject, "Rome");
-    Contexts::of(model, &request, &templates, FactToken::SubjectLast).unwrap()
+    Contexts::of(model, &CheckedRequest::new(request).unwrap(), &templates, FactToken::SubjectLast).unwrap()
 }
 
 /// The same contexts with embeddings of the tokens before and of the subject inserted.
@@ -178,7 +178,7 @@ fn cached_values_are_told_apart_by_their_inserts() {
     let (_, [a, b]) = two_facts(&*model);
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().to_owned();
-    let context = EditContext { seed: 0, progress: &Silent, corpora: &NoText, cache: Some(&cache) };
+    let context = Session::new().with_corpora(NoText).with_cache(&cache);
     let files = || std::fs::read_dir(folder.path().join("values")).unwrap().count();
     let first = cached_values(&*model, &[a.clone(), b.clone()], LAYER, &config(), &context).unwrap();
     assert_eq!(files(), 2);
@@ -192,7 +192,9 @@ fn losses_are_those_of_the_inserted_tokens() {
     for family in ["gpt2", "llama", "t5"] {
         let model = tiny_model(family, 5).unwrap();
         let row = |prompt: &str| {
-            TrainingRow::teacher_forced(&TrainingRow::tokens_of(&*model, &EditRequest::new(prompt, "", "Rome"), true).unwrap())
+            TrainingRow::teacher_forced(
+                &TrainingRow::tokens_of(&*model, &CheckedRequest::new(EditRequest::new(prompt, "", "Rome")).unwrap(), true).unwrap(),
+            )
         };
         let plain = ["The seat of Peru is", "The seat of Chad is"].map(row);
         let rows = plain.clone().map(|mut text| {

@@ -31,6 +31,7 @@ mod mlp_in;
 mod norm;
 mod opt;
 mod parameters;
+mod positioned_reads;
 mod post_norm;
 mod projections;
 mod pytorch;

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -7,10 +8,11 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use crate::json_file::MAX_WEIGHT_BYTES;
+use crate::positioned_reads::{Blocks, read_blocks, read_f32};
 use crate::pytorch::PYTORCH_FILE;
 use crate::shard_index::ShardIndex;
-use crate::tensor_checks::{check_shape, missing, weight_type, widen};
-use crate::{Error, Result, TensorSource};
+use crate::tensor_checks::{check_shape, first_not_finite, missing, read_fault, weight_type};
+use crate::{Error, Result, TensorSource, WeightType};
 
 /// The weights of a checkpoint in one file.
 pub const SINGLE_FILE: &str = "model.safetensors";
@@ -32,10 +34,12 @@ pub struct StoredTensor {
     pub bytes: Range<usize>,
 }
 
-/// One memory-mapped safetensors file.
+/// One safetensors file. Its header and the bytes that are copied when a checkpoint is saved are read from a mapping of the file, tensors that become a
+/// model's from the file itself.
 #[derive(Debug)]
 pub struct Shard {
     path: PathBuf,
+    file: File,
     map: Mmap,
     data_start: usize,
     names: Vec<String>,
@@ -60,7 +64,7 @@ impl Shard {
             }
         }
         let format = metadata.metadata().as_ref().and_then(|m| m.get("format")).cloned();
-        Ok((Self { path: path.to_owned(), map, data_start: LENGTH_BYTES + header_length, names, format }, infos))
+        Ok((Self { path: path.to_owned(), file, map, data_start: LENGTH_BYTES + header_length, names, format }, infos))
     }
 
     /// The file.
@@ -81,6 +85,22 @@ impl Shard {
     /// Everything behind the header.
     pub fn data(&self) -> &[u8] {
         self.map.get(self.data_start..).unwrap_or_default()
+    }
+
+    /// The numbers of a tensor of the file, all of them finite.
+    fn read(&self, name: &str, tensor: &StoredTensor, kind: WeightType) -> Result<Vec<f32>> {
+        let start = (self.data_start + tensor.bytes.start) as u64;
+        let mut values = vec![0f32; tensor.bytes.len() / kind.size()];
+        let finite = match kind {
+            WeightType::F32 => read_f32(&self.file, start, &mut values),
+            _ => read_blocks(&self.file, start, Blocks { bytes: kind.size(), numbers: 1 }, &mut values, |bytes, values| {
+                kind.widen_into(bytes, values);
+            }),
+        };
+        match finite.map_err(|fault| read_fault(name, &self.path, fault))? {
+            true => Ok(values),
+            false => Err(first_not_finite(name, &self.path, &values)),
+        }
     }
 
     /// The value of `format` in the header's metadata, e.g. `pt`: the framework the tensors were written from.
@@ -113,7 +133,8 @@ fn header_fault(bytes: &[u8], fault: &SafeTensorError) -> String {
 
 /// The weights of a Hugging Face folder: `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
 ///
-/// Files are memory-mapped; opening reads headers only, and a tensor is converted to `f32` when it is asked for.
+/// Opening reads headers only. A tensor is read when it is asked for, in pieces, straight into the `f32` that it becomes: loading a model takes
+/// no more memory than the model.
 #[derive(Debug)]
 pub struct SafetensorsSource {
     path: PathBuf,
@@ -208,10 +229,10 @@ impl TensorSource for SafetensorsSource {
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let absent = || missing(name, self.tensors.keys().map(String::as_str), &self.path);
         let tensor = self.tensors.get(name).ok_or_else(absent)?;
-        let file = self.shards.get(tensor.shard).map_or(self.path.as_path(), Shard::path);
-        check_shape(name, file, &tensor.shape, shape)?;
-        let kind = weight_type(name, file, tensor.dtype)?;
-        widen(name, file, kind, self.raw(name).ok_or_else(absent)?)
+        let shard = self.shards.get(tensor.shard).ok_or_else(absent)?;
+        check_shape(name, &shard.path, &tensor.shape, shape)?;
+        let kind = weight_type(name, &shard.path, tensor.dtype)?;
+        shard.read(name, tensor, kind)
     }
 
     fn path(&self) -> &Path {

@@ -33,10 +33,20 @@ pub(crate) fn weight_type(name: &str, file: &Path, dtype: Dtype) -> Result<Weigh
 /// The numbers in `bytes`, all of them finite.
 pub(crate) fn widen(name: &str, file: &Path, kind: WeightType, bytes: &[u8]) -> Result<Vec<f32>> {
     let (values, finite) = kind.widen(bytes);
-    if finite {
-        return Ok(values);
+    if finite { Ok(values) } else { Err(first_not_finite(name, file, &values)) }
+}
+
+/// The error for a tensor that could not be read from a file whose header promises it.
+pub(crate) fn read_fault(name: &str, file: &Path, fault: std::io::Error) -> Error {
+    match fault.kind() {
+        std::io::ErrorKind::UnexpectedEof => Error::tensor(name, file, "is not whole: the file was cut short while it was open"),
+        _ => Error::io("read", file, fault),
     }
+}
+
+/// The error for a tensor with a number that is not finite, naming the first.
+pub(crate) fn first_not_finite(name: &str, file: &Path, values: &[f32]) -> Error {
     let place = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
     let value = values.get(place).copied().unwrap_or(f32::NAN);
-    Err(Error::tensor(name, file, format!("is damaged: value {place} of {} is {value}; fetch the checkpoint again", values.len())))
+    Error::tensor(name, file, format!("is damaged: value {place} of {} is {value}; fetch the checkpoint again", values.len()))
 }

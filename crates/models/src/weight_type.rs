@@ -69,7 +69,8 @@ impl WeightType {
         (values, finite)
     }
 
-    fn widen_into(self, bytes: &[u8], values: &mut [f32]) {
+    /// Writes the little-endian numbers in `bytes` to `values`.
+    pub(crate) fn widen_into(self, bytes: &[u8], values: &mut [f32]) {
         match self {
             Self::F32 => {
                 for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {

@@ -49,6 +49,18 @@ fn set_index(folder: &Path, tensor: &str, file: serde_json::Value) {
 }
 
 #[test]
+fn a_file_that_is_cut_while_it_is_open_is_an_error() {
+    let dir = checkpoint(false);
+    let opened = Checkpoint::open(dir.path()).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(dir.path().join(SINGLE_FILE)).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    let read = |name: &String| opened.tensors().read(name, &opened.files().shape(name).unwrap());
+    let errors: Vec<String> = opened.tensors().names().iter().filter_map(|name| read(name).err()).map(|error| error.to_string()).collect();
+    let cut: Vec<&String> = errors.iter().filter(|error| error.contains("cut short")).collect();
+    assert!(cut.len() == 1 && cut[0].contains(SINGLE_FILE), "{errors:?}");
+}
+
+#[test]
 fn a_file_cut_anywhere_is_refused() {
     let dir = checkpoint(false);
     let path = dir.path().join(SINGLE_FILE);

@@ -31,7 +31,6 @@ pub fn import(folder: &Path, model: &dyn LanguageModel) -> Result<Edit> {
     let mut told = Vec::new();
     for module in weights.modules() {
         let name = weight_of(model, &module).map_err(|message| weights.error(&module, message))?;
-        let weight = model.weight(&name)?;
         let target = Target::of(model.spec(), &name).map_err(|message| weights.error(&module, message))?;
         let Some(factors) = weights.read(&module, config.kind, [target.d_in, target.d_out])? else { continue };
         let rank = factors.a.shape()[0];

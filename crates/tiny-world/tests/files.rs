@@ -24,13 +24,13 @@ fn committed_text_datasets_and_tokenizers_are_those_of_the_seed() {
 
 /// Keeps the remarks, which say the loss.
 #[derive(Default)]
-struct Losses(std::cell::RefCell<Vec<String>>);
+struct Losses(std::sync::Mutex<Vec<String>>);
 
 impl Progress for Losses {
     fn begin(&self, _: &str, _: Option<u64>) {}
     fn advance(&self, _: u64) {}
     fn remark(&self, text: &str) {
-        self.0.borrow_mut().push(text.to_owned());
+        self.0.lock().unwrap().push(text.to_owned());
     }
     fn end(&self) {}
 }
@@ -47,7 +47,7 @@ fn the_same_seed_trains_the_same_model_and_every_weight_learns() {
             let config = TrainingConfig { steps, tokens: 256, seed, ..TrainingConfig::of(name).unwrap() };
             let losses = Losses::default();
             let model = tiny_world::train(name, tiny_world::world(), &tokenizer, &config, &losses).unwrap();
-            (weights(&*model), losses.0.into_inner())
+            (weights(&*model), losses.0.into_inner().unwrap())
         };
         let (first, losses) = run(3, 6);
         assert_eq!((&first, &losses), (&run(3, 6).0, &run(3, 6).1), "{name}");

@@ -35,7 +35,7 @@ pub fn needed_moments(
     let query = MomentQuery {
         stats_dir: Some(Path::new(needs.stats_dir)).filter(|folder| !folder.as_os_str().is_empty()),
         model_name: needs.model_name,
-        ..MomentQuery::new(needs.corpus, config, session.cache().map(|path| path.as_path()))
+        ..MomentQuery::new(needs.corpus, config, session.cache())
     };
     find_moments(model, layers, &query, session.corpora(), session.progress())
 }

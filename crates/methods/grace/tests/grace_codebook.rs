@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use easyedit_core::tokens::{encode_prompt, encode_with_target};
 use easyedit_core::{
     Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, GenerationConfig, Hparams, HparamsDocument, LanguageModel, Method,
-    Module, Registry, Result, Session, Silent, Site, Stack, TokenBatch, generate, tensor_values,
+    Module, Registry, Result, Session, Site, Stack, TokenBatch, generate, tensor_values,
 };
 use easyedit_grace::{Codebook, EditId, Expansion, Grace, GraceHparams, Insertion, Outcome, Replacement, Rules, ValueStart};
 use easyedit_models::tiny::tiny_model;

@@ -50,7 +50,7 @@ pub(crate) struct Found {
 pub(crate) fn find_or_build(
     demonstrations: &[Demonstration],
     encoder: &dyn SentenceEncoder,
-    cache: Option<&PathBuf>,
+    cache: Option<&Path>,
     progress: &dyn Progress,
 ) -> Result<Found> {
     let provenance = Provenance {

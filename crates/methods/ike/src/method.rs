@@ -129,7 +129,7 @@ impl EditMethod for Ike {
             method: self.name().to_owned(),
             message: "the edit holds nothing to lay over a model".into(),
         })?;
-        let (session, beneath) = merged(Context::of_overlay(overlay)?, &*model)?;
+        let (context, beneath) = merged(Context::of_overlay(overlay)?, &*model)?;
         let fitted = context.fitted(&*beneath)?;
         if fitted.left_out > 0 {
             tracing::warn!(

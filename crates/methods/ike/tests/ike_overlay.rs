@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use easyedit_core::tokens::{encode_prompt, encode_with_target};
 use easyedit_core::{
     CheckedRequest, Edit, EditMethod, EditRequest, EditedModel, ForwardChange, GenerationConfig, LanguageModel, Method, Overlay, Registry,
-    Session, Silent, generate,
+    Session, generate,
 };
 use easyedit_ike::{Ike, IkeHparams, Retrieval, Selection, demonstrations_of};
 use easyedit_models::tiny::tiny_model;

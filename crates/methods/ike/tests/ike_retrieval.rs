@@ -5,8 +5,9 @@ mod support;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
-use easyedit_core::{CheckedRequest, Corpora, EditRequest, HparamsDocument, Session, Silent, device};
+use easyedit_core::{CheckedRequest, Corpora, EditRequest, HparamsDocument, Session, device};
 use easyedit_ike::{DemonstrationIndex, IkeHparams, Kind, Retrieval, Selection, by_ratio, demonstrations_of, nearest};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use support::{Given, Letters, records};

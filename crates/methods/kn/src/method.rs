@@ -151,7 +151,7 @@ impl EditMethod for Kn {
             self.templates = vec!["{}".to_owned()];
         } else if self.templates.is_empty() {
             let config = TemplateConfig { lengths: lengths.clone(), seed: session.seed() };
-            self.templates = context_templates(model, &config, session.cache().map(|path| path.as_path()), session.progress())?;
+            self.templates = context_templates(model, &config, session.cache(), session.progress())?;
         }
         Ok(())
     }

@@ -145,7 +145,7 @@ impl<'a> Training<'a> {
                 if orthogonal.is_some() {
                     importance.see(values, &gradient, betas);
                 }
-                adam.step(values, &gradient)?;
+                adam.step(values, &gradient);
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 mod support;
 
-use easyedit_core::{EditMethod, LanguageModel, Method, Session};
+use easyedit_core::{EditMethod, LanguageModel, Method};
 use easyedit_memit::{Memit, MemitHparams};
 use easyedit_models::tiny::tiny_model;
 use support::*;

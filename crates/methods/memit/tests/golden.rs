@@ -6,7 +6,7 @@ mod fixtures;
 
 use std::path::Path;
 
-use easyedit_core::{CheckedRequest, EditMethod, EditRequest, HparamsDocument, Method, Session, Silent, device, tensor_values};
+use easyedit_core::{CheckedRequest, EditMethod, EditRequest, HparamsDocument, Method, Session, device, tensor_values};
 use easyedit_kernels::Cholesky;
 use easyedit_memit::Memit;
 use easyedit_models::Checkpoint;

@@ -4,7 +4,7 @@
 use easyedit_core::tokens::FactToken;
 use easyedit_core::{
     Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, Error, HparamsDocument, LanguageModel, Matrix, Method, Module, Pass,
-    Result, Session, Silent, Site, TokenBatch, WeightDelta, tensor_values,
+    Result, Session, Site, TokenBatch, WeightDelta, tensor_values,
 };
 use easyedit_kernels::Cholesky;
 use easyedit_models::tiny::tiny_model;

@@ -15,19 +15,32 @@ use super::types::TensorType;
 ///
 /// A message if `kind` cannot be read here, or `bytes` is not a whole number of its blocks.
 pub fn dequantize(kind: TensorType, bytes: &[u8]) -> Result<Vec<f32>, String> {
+    if !is_readable(kind) {
+        return Err(unreadable(kind));
+    }
+    if !bytes.len().is_multiple_of(kind.block_bytes()) {
+        return Err(format!("has {} bytes, which is not a whole number of {kind} blocks", bytes.len()));
+    }
+    let mut values = vec![0f32; bytes.len() / kind.block_bytes() * kind.block_elements()];
+    dequantize_into(kind, bytes, &mut values);
+    Ok(values)
+}
+
+/// Writes the numbers stored as the [readable](is_readable) `kind` in `bytes` to `values`, on all cores.
+pub(super) fn dequantize_into(kind: TensorType, bytes: &[u8], values: &mut [f32]) {
     match kind {
-        TensorType::F32 => blocks(kind, bytes, |block: &[u8; 4]| [f32::from_le_bytes(*block)]),
-        TensorType::F16 => blocks(kind, bytes, |block: &[u8; 2]| [f16::from_le_bytes(*block).to_f32()]),
-        TensorType::BF16 => blocks(kind, bytes, |block: &[u8; 2]| [bf16::from_le_bytes(*block).to_f32()]),
-        TensorType::Q4_0 => blocks(kind, bytes, q4_0),
-        TensorType::Q4_1 => blocks(kind, bytes, q4_1),
-        TensorType::Q5_0 => blocks(kind, bytes, q5_0),
-        TensorType::Q5_1 => blocks(kind, bytes, q5_1),
-        TensorType::Q8_0 => blocks(kind, bytes, q8_0),
-        TensorType::Q4_K => blocks(kind, bytes, q4_k),
-        TensorType::Q5_K => blocks(kind, bytes, q5_k),
-        TensorType::Q6_K => blocks(kind, bytes, q6_k),
-        other => Err(unreadable(other)),
+        TensorType::F32 => blocks(bytes, values, |block: &[u8; 4]| [f32::from_le_bytes(*block)]),
+        TensorType::F16 => blocks(bytes, values, |block: &[u8; 2]| [f16::from_le_bytes(*block).to_f32()]),
+        TensorType::BF16 => blocks(bytes, values, |block: &[u8; 2]| [bf16::from_le_bytes(*block).to_f32()]),
+        TensorType::Q4_0 => blocks(bytes, values, q4_0),
+        TensorType::Q4_1 => blocks(bytes, values, q4_1),
+        TensorType::Q5_0 => blocks(bytes, values, q5_0),
+        TensorType::Q5_1 => blocks(bytes, values, q5_1),
+        TensorType::Q8_0 => blocks(bytes, values, q8_0),
+        TensorType::Q4_K => blocks(bytes, values, q4_k),
+        TensorType::Q5_K => blocks(bytes, values, q5_k),
+        TensorType::Q6_K => blocks(bytes, values, q6_k),
+        _ => {}
     }
 }
 
@@ -48,19 +61,10 @@ pub(super) fn unreadable(kind: TensorType) -> String {
 /// Numbers a task gets at least; smaller ones cost more to hand out than to do.
 const TASK_ELEMENTS: usize = 1 << 14;
 
-fn blocks<const BYTES: usize, const LEN: usize>(
-    kind: TensorType,
-    bytes: &[u8],
-    one: impl Fn(&[u8; BYTES]) -> [f32; LEN] + Sync,
-) -> Result<Vec<f32>, String> {
-    let (blocks, rest) = bytes.as_chunks::<BYTES>();
-    if !rest.is_empty() {
-        return Err(format!("has {} bytes, which is not a whole number of {kind} blocks", bytes.len()));
-    }
-    let mut values = vec![0f32; blocks.len() * LEN];
+fn blocks<const BYTES: usize, const LEN: usize>(bytes: &[u8], values: &mut [f32], one: impl Fn(&[u8; BYTES]) -> [f32; LEN] + Sync) {
+    let (blocks, _) = bytes.as_chunks::<BYTES>();
     let (chunks, _) = values.as_chunks_mut::<LEN>();
     chunks.par_iter_mut().with_min_len(TASK_ELEMENTS / LEN).zip(blocks).for_each(|(chunk, block)| *chunk = one(block));
-    Ok(values)
 }
 
 fn half(bytes: &[u8], at: usize) -> f32 {

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -6,9 +7,12 @@ use easyedit_core::open_input;
 use memmap2::Mmap;
 
 use super::cursor::Cursor;
+use super::dequant::{dequantize_into, is_readable, unreadable};
 use super::types::TensorType;
 use super::value::{Value, ValueType, read_type, read_value};
 use crate::json_file::MAX_WEIGHT_BYTES;
+use crate::positioned_reads::{Blocks, read_blocks, read_f32};
+use crate::tensor_checks::read_fault;
 use crate::{Error, Result};
 
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -23,10 +27,11 @@ const LEAST_PAIR_BYTES: usize = 8 + 4 + 1;
 /// A name's length, dimensions, type and offset.
 const LEAST_TENSOR_BYTES: usize = 8 + 4 + 8 + 4 + 8;
 
-/// A GGUF file of version 2 or 3: its metadata and tensors, read from a mapping of the file.
+/// A GGUF file of version 2 or 3: its metadata, read from a mapping of the file, and its tensors, read from the file itself.
 #[derive(Debug)]
 pub struct Gguf {
     path: PathBuf,
+    file: File,
     map: Mmap,
     header: Header,
 }
@@ -64,7 +69,7 @@ impl Gguf {
         // SAFETY: the mapping is read-only; as with every mapped checkpoint, the file must not be changed while it is in use.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
         let header = parse(path, &map)?;
-        Ok(Self { path: path.to_owned(), map, header })
+        Ok(Self { path: path.to_owned(), file, map, header })
     }
 
     /// The file.
@@ -86,11 +91,25 @@ impl Gguf {
     ///
     /// # Errors
     ///
-    /// [`Error::Tensor`] if there is none, or it is stored in a way that cannot be read here.
+    /// [`Error::Tensor`] if there is none, it is stored in a way that cannot be read here, or the file was cut short; [`Error::Io`] if the file cannot be read.
     pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.read(name)?.0)
+    }
+
+    /// The numbers of the tensor the file calls `name`, and whether all of them are finite; otherwise as [`values`](Self::values).
+    pub(super) fn read(&self, name: &str) -> Result<(Vec<f32>, bool)> {
         let info = self.tensor(name).ok_or_else(|| Error::tensor(name, &self.path, "is not in the file"))?;
-        let bytes = self.map.get(info.bytes.clone()).ok_or_else(|| Error::tensor(name, &self.path, "is cut short"))?;
-        super::dequantize(info.kind, bytes).map_err(|message| Error::tensor(name, &self.path, message))
+        let (kind, start) = (info.kind, info.bytes.start as u64);
+        if !is_readable(kind) {
+            return Err(Error::tensor(name, &self.path, unreadable(kind)));
+        }
+        let blocks = Blocks { bytes: kind.block_bytes(), numbers: kind.block_elements() };
+        let mut values = vec![0f32; info.bytes.len() / blocks.bytes * blocks.numbers];
+        let finite = match kind {
+            TensorType::F32 => read_f32(&self.file, start, &mut values),
+            _ => read_blocks(&self.file, start, blocks, &mut values, |bytes, values| dequantize_into(kind, bytes, values)),
+        };
+        Ok((values, finite.map_err(|fault| read_fault(name, &self.path, fault))?))
     }
 
     /// Whether the metadata has `key`.

@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::dequant::{is_readable, unreadable};
@@ -159,7 +158,7 @@ impl TensorSource for GgufFile {
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let broken = |message: String| Error::tensor(name, self.file.path(), message);
         let (entry, _) = self.checked(name, shape).map_err(broken)?;
-        let mut values = self.file.values(&entry.name)?;
+        let (mut values, finite) = self.file.read(&entry.name)?;
         let heads = match entry.rows {
             Rows::Same => None,
             Rows::QueryHeads => Some(self.sizes.heads),
@@ -170,10 +169,11 @@ impl TensorSource for GgufFile {
             values = halves_from_pairs(&values, rows, heads)
                 .ok_or_else(|| broken(format!("has {rows} rows, which are not {heads} heads of an even size")))?;
         }
-        match values.par_iter().position_any(|value| !value.is_finite()) {
-            Some(index) => Err(broken(format!("holds a number that is not finite, at place {index}"))),
-            None => Ok(values),
+        if finite {
+            return Ok(values);
         }
+        let index = values.iter().position(|value| !value.is_finite()).unwrap_or_default();
+        Err(broken(format!("holds a number that is not finite, at place {index}")))
     }
 
     fn path(&self) -> &Path {

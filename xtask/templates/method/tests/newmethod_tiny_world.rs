@@ -3,8 +3,7 @@
 
 use easyedit_core::tokens::encode_with_target;
 use easyedit_core::{
-    CheckedRequest, Corpora, EditMethod, EditRequest, Fingerprint, HparamsDocument, LanguageModel, Method, Result, Session, Silent,
-    TokenBatch,
+    CheckedRequest, Corpora, EditMethod, EditRequest, Fingerprint, HparamsDocument, LanguageModel, Method, Result, Session, TokenBatch,
 };
 use easyedit_newmethod::NewMethod;
 

@@ -3,8 +3,8 @@
 
 use easyedit_core::tokens::FactToken;
 use easyedit_core::{
-    Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, LanguageModel, Module, Pass, Result, Session, Silent, Site,
-    TokenBatch, tensor_values,
+    Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, LanguageModel, Module, Pass, Result, Session, Site, TokenBatch,
+    tensor_values,
 };
 
 pub(crate) struct SmallText;
