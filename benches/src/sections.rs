@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use easyedit::eval::Evaluation;
 use easyedit::kernels::{MomentConfig, SecondMoments};
-use easyedit::{CheckedRequest, HparamsDocument, Pass, Session, Silent, TokenBatch};
+use easyedit::{CheckedRequest, HparamsDocument, Pass, Silent, TokenBatch};
 use serde_json::{Map, Value, json};
 
 use crate::Workload;

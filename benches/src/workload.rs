@@ -164,7 +164,7 @@ impl Workload {
     pub fn method(&self, document: &HparamsDocument) -> Result<Box<dyn EditMethod>> {
         let method = document.method().unwrap_or_default().to_owned();
         let mut method = registry().get(&method)?.build(document)?;
-        method.prepare(self.model(), &self.context())?;
+        method.prepare(self.model(), &self.session())?;
         Ok(method)
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use burn::tensor::Device;
 use easyedit::{
-    CheckedRequest, Corpora, Edit, EditMethod, EditRequest, HparamsDocument, Matrix, Progress, Result, SentenceEncoder, Session, Silent,
+    CheckedRequest, Corpora, Edit, EditMethod, EditRequest, HparamsDocument, Matrix, Progress, Result, SentenceEncoder, Session,
 };
 use serde_json::Value;
 

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use easyedit::{CheckedRequest, Edit, EditRequest, Session, Silent, TextCorpora, hparams, tensor_values};
+use easyedit::{CheckedRequest, Edit, EditRequest, Session, TextCorpora, hparams, tensor_values};
 use easyedit_tiny_world as tiny_world;
 
 /// Two of the first eight facts do not reach their loss threshold on the LLaMA: they go on for all steps, bouncing off the limit of their

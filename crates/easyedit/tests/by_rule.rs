@@ -2,7 +2,7 @@
 #![cfg(all(feature = "memit", feature = "pmet"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use easyedit::{EditRun, Editor, EditorOptions, Mode, Session, Silent, TextCorpora};
+use easyedit::{EditRun, Editor, EditorOptions, Mode, Session, TextCorpora};
 use easyedit_tiny_world as tiny_world;
 
 /// Facts that are edited, of the second half of the 420. The rules were chosen on facts of the first.

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use easyedit::{
     CheckedRequest, Edit, EditMethod, EditRequest, EditRun, Editor, EditorOptions, Error, EvaluationPrompt, Fingerprint, GenerationConfig,
-    LanguageModel, Matrix, Mode, Result, Session, Silent, TensorDelta, TextCorpora, WeightDelta, generate,
+    LanguageModel, Matrix, Mode, Result, Session, TensorDelta, WeightDelta, generate,
 };
 use serde_json::json;
 use toy::{Toy, WEIGHT, id};

@@ -2,7 +2,7 @@
 #![cfg(feature = "grace")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use easyedit::{EditRun, Editor, EditorOptions, LanguageModel, Mode, Session, Silent, TextCorpora, hparams};
+use easyedit::{EditRun, Editor, EditorOptions, LanguageModel, Mode, Session, TextCorpora, hparams};
 use easyedit_tiny_world as tiny_world;
 
 /// Facts that are edited on each model.

@@ -27,8 +27,13 @@ fn tiny_hparams(model: &dyn LanguageModel) -> IkeHparams {
 }
 
 fn run(model: Box<dyn LanguageModel>, hparams: IkeHparams, requests: &[EditRequest], mode: Mode, cache: Option<PathBuf>) -> EditRun {
-    let options = EditorOptions { mode, cache, ..EditorOptions::default() };
-    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, Box::new(Ike::new(hparams)), options);
+    let session = Session::new().with_corpora(TextCorpora::default());
+    let session = match cache {
+        Some(cache) => session.with_cache(cache),
+        None => session,
+    };
+    let options = EditorOptions { mode, ..EditorOptions::default() };
+    let mut editor = Editor::new(&session, model, Box::new(Ike::new(hparams)), options);
     editor.run(requests, &mut |_| Ok(())).unwrap()
 }
 

@@ -5,7 +5,7 @@
 use burn::tensor::activation;
 use easyedit::tokens::encode_with_target;
 use easyedit::{
-    CheckedRequest, Edit, EditRequest, Editor, EditorOptions, HparamsDocument, LanguageModel, Mode, Registry, Session, Silent, TextCorpora,
+    CheckedRequest, Edit, EditRequest, Editor, EditorOptions, HparamsDocument, LanguageModel, Mode, Registry, Session, TextCorpora,
     TokenBatch, hparams, tensor_values,
 };
 use easyedit_tiny_world as tiny_world;

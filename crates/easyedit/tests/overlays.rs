@@ -10,7 +10,7 @@ use easyedit::tokens::{encode_prompt, encode_with_target};
 use easyedit::{
     Capture, CheckedRequest, Edit, EditMethod, EditRequest, EditedModel, Editor, EditorOptions, EvaluationPrompt, ForwardChange,
     GenerationConfig, Hparams, LanguageModel, Matrix, Method, Mode, ModelSpec, Module, Overlay, Pass, Probe, Registry, Result, Session,
-    Silent, Site, TextCorpora, TokenBatch, generate, tensor_values,
+    Site, TextCorpora, TokenBatch, generate, tensor_values,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

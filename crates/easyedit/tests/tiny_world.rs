@@ -2,7 +2,7 @@
 #![cfg(feature = "rome")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use easyedit::{EditRequest, EditRun, Editor, EditorOptions, Mode, Session, Silent, TextCorpora, hparams};
+use easyedit::{EditRequest, EditRun, Editor, EditorOptions, Mode, Session, TextCorpora, hparams};
 use easyedit_tiny_world as tiny_world;
 
 /// Facts that are edited on each model.
@@ -17,13 +17,13 @@ fn edit(method: &str, model: &str, requests: &[EditRequest], mode: Mode) -> easy
         let own = matches!(&found.source, hparams::HparamsSource::BuiltIn(name) if name.contains("tiny-world"));
         assert!(own, "{}", found.source);
     }
+    let corpora = TextCorpora { corpus: Some(tiny_world::folder().join("corpus.txt")) };
     let mut editor = Editor::new(
         &Session::new().with_corpora(corpora),
         model,
         entry.build(&found.document)?,
         EditorOptions { mode, ..EditorOptions::default() },
     );
-    let corpora = TextCorpora { corpus: Some(tiny_world::folder().join("corpus.txt")) };
     editor.run(requests, &mut |_| Ok(()))
 }
 

@@ -2,7 +2,7 @@
 #![cfg(all(feature = "ft", feature = "lora"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use easyedit::{EditRequest, EditRun, Editor, EditorOptions, Mode, Session, Silent, TextCorpora, hparams};
+use easyedit::{EditRequest, EditRun, Editor, EditorOptions, Mode, Session, TextCorpora, hparams};
 use easyedit_tiny_world as tiny_world;
 
 /// Facts that are edited on each model.

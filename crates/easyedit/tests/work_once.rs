@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use easyedit::models::{Checkpoint, save_checkpoint};
-use easyedit::{EditRequest, Editor, EditorOptions, Matrix, Session, Silent, TextCorpora, device, hparams};
+use easyedit::{EditRequest, Editor, EditorOptions, Matrix, Session, TextCorpora, device, hparams};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use easyedit::models::tiny::convert_checkpoint;
 use easyedit::models::{Checkpoint, Restored, SINGLE_FILE, Way, WeightType, revert, save_checkpoint, save_reverted_into};
-use easyedit::{
-    CheckedRequest, Edit, EditRequest, Matrix, OutputFolder, ParamName, Session, Silent, TextCorpora, apply_all, device, hparams,
-};
+use easyedit::{CheckedRequest, Edit, EditRequest, Matrix, OutputFolder, ParamName, Session, TextCorpora, apply_all, device, hparams};
 use easyedit_tiny_world as tiny_world;
 use tempfile::TempDir;
 

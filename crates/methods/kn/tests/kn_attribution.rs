@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, activation};
 use easyedit_core::tokens::{TargetTokens, encode_with_target};
 use easyedit_core::{
     Capture, CheckedRequest, Corpora, Edit, EditMethod, EditRequest, HparamsDocument, Insert, LanguageModel, Matrix, Method, Module,
-    ParamName, Probe, Registry, Result, Session, Site, TokenBatch, TokenRow, WeightLayout, tensor_values,
+    ParamName, Probe, Registry, Result, Session, Silent, Site, TokenBatch, TokenRow, WeightLayout, tensor_values,
 };
 use easyedit_kn::{Kn, KnHparams, KnMode, attribute};
 use easyedit_models::tiny::tiny_model;

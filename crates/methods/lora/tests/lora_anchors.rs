@@ -4,7 +4,7 @@
 #[path = "../../memit/tests/support/mod.rs"]
 mod support;
 
-use easyedit_core::{CheckedRequest, EditMethod, LanguageModel, Method, Session, WeightDelta};
+use easyedit_core::{CheckedRequest, EditMethod, LanguageModel, Method, WeightDelta};
 use easyedit_kernels::{TargetLoss, TrainingRow};
 use easyedit_lora::{Lora, LoraHparams, LoraType, Sequential};
 use easyedit_models::tiny::tiny_model;
