@@ -204,7 +204,7 @@ fn losses_are_those_of_the_inserted_tokens() {
         });
         assert_eq!((rows[0].source.ids(), rows[0].row.ids()), (rows[1].source.ids(), rows[1].row.ids()), "{family}");
         let head = ParamName::new(format!("{}.weight", model.spec().modules.final_norm));
-        for trained in [head, model.spec().mlp_out_weight(1), ParamName::new("all")] {
+        for trained in [head, model.spec().mlp_out_weight(1), model.parameter_names()[0].clone()] {
             let losses = |rows: &[TrainingRow]| {
                 TargetLoss::new(&*model, rows, std::slice::from_ref(&trained)).unwrap().forward(&*model).unwrap().row_losses
             };

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 
 use easyedit::tokens::encode_with_target;
-use easyedit::{Capture, CheckedRequest, Edit, EditMethod, Hparams, LanguageModel, Matrix, Method, ModelSpec, Module, ParamName, Pass, Result, Session, Site, TensorDelta, TokenBatch, WeightDelta, WeightLayout, tensor_values};
+use easyedit::{
+    Capture, CheckedRequest, Edit, EditMethod, Hparams, LanguageModel, Matrix, Method, ModelSpec, Module, ParamName, Pass, Result, Session,
+    Site, TensorDelta, TokenBatch, WeightDelta, WeightLayout, tensor_values,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 

@@ -17,7 +17,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     registry.register::<lens::Lens>();
     let entry = registry.get("LENS")?;
     let found = hparams::find(entry, &model.spec().name, model.spec())?;
-    let mut editor = Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, entry.build(&found.document)?, EditorOptions::default());
+    let mut editor =
+        Editor::new(&Session::new().with_corpora(TextCorpora::default()), model, entry.build(&found.document)?, EditorOptions::default());
     let session = editor.run(&requests, &mut |record| {
         let prompt = &record.requested_rewrite;
         println!("{} -> {}: {:?} -> {:?}", prompt.filled_prompt(), prompt.target_new, record.pre.rewrite_acc, record.post.rewrite_acc);

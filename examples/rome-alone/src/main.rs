@@ -2,7 +2,7 @@
 
 use easyedit_models::Checkpoint;
 use easyedit_rome::Rome;
-use easyedit_rome::core::{CheckedRequest, EditMethod, EditRequest, GenerationConfig, LanguageModel, Method, SelfWritten, Session, Silent};
+use easyedit_rome::core::{CheckedRequest, EditMethod, EditRequest, GenerationConfig, LanguageModel, Method, Session};
 use easyedit_rome::core::{Result, device, generate, tokens::encode_prompt};
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
