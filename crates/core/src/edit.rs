@@ -155,8 +155,8 @@ impl Edit {
     ///
     /// # Errors
     ///
-    /// [`Error::Tensor`] naming the first parameter that is missing, misshapen, or not the one the edit was made for; the model is
-    /// unchanged then. [`Error::NotFinite`] if the edit or a changed weight holds NaN or infinity.
+    /// [`Error::Tensor`](crate::Error::Tensor) naming the first parameter that is missing, misshapen, or not the one the edit was made for; the model is
+    /// unchanged then. [`Error::NotFinite`](crate::Error::NotFinite) if the edit or a changed weight holds NaN or infinity.
     pub fn apply(&self, model: &mut dyn LanguageModel) -> Result<Applied> {
         apply_all(std::slice::from_ref(self), model)
     }
