@@ -6,11 +6,12 @@
 //! has no teacher-forced scores, so those stay empty.
 //!
 //! ```no_run
-//! use easyedit_core::{EditRequest, Silent};
+//! use easyedit_core::{CheckedRequest, EditRequest, Silent};
 //! use easyedit_ft_api::{FtApi, FtApiHparams};
 //!
 //! # fn main() -> Result<(), easyedit_ft_api::Error> {
-//! let requests = [EditRequest::new("The Eiffel Tower is located in the city of", "The Eiffel Tower", "Rome")];
+//! let request = EditRequest::new("The Eiffel Tower is located in the city of", "The Eiffel Tower", "Rome");
+//! let requests = [CheckedRequest::new(request)?];
 //! let api = FtApi::new(FtApiHparams::for_model("gpt-3.5-turbo"), 0)?;
 //! let tuned = api.edit(&requests, &Silent)?;
 //! let evaluated = api.evaluate(&tuned, &requests, &Silent)?;
