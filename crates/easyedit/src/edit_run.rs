@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{Edit, Error, LanguageModel, Result};
+use easyedit_core::{Edit, Error, LanguageModel, Matrix, ParamName, Result};
 use easyedit_eval::{Record, Summary};
 
 use crate::edit_store::no_edit;
@@ -75,4 +75,14 @@ impl<S: EditStore> EditRun<S> {
         }
         Ok(model)
     }
+}
+
+/// The weights that `edits` change, as `model` has them: what a checkpoint is saved with.
+///
+/// # Errors
+///
+/// [`Error::Tensor`] naming a weight that the model does not have.
+pub fn changed_weights(model: &dyn LanguageModel, edits: &[Edit]) -> Result<BTreeMap<ParamName, Matrix>> {
+    let names = edits.iter().flat_map(|edit| edit.deltas.keys());
+    names.map(|name| Ok((name.clone(), Matrix::from_tensor(&model.weight(name)?)?))).collect()
 }

@@ -44,7 +44,7 @@ pub use easyedit_peft as peft;
 #[cfg(feature = "trace")]
 pub use easyedit_trace as trace;
 pub use edit_folder::EditFolder;
-pub use edit_run::EditRun;
+pub use edit_run::{EditRun, changed_weights};
 pub use edit_store::EditStore;
 pub use editor::{Editor, EditorOptions, Mode};
 pub use open::{Edited, OpenModel, open, open_in};

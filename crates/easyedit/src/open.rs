@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use easyedit_core::{EditRequest, Error, LanguageModel, Matrix, Result, Session};
+use easyedit_core::{EditRequest, Error, LanguageModel, Result, Session};
 use easyedit_models::{Checkpoint, SavedCheckpoint, cache_folder, resolve_model, save_checkpoint};
 
-use crate::{EditFolder, EditRun, EditStore, Editor, EditorOptions, TextCorpora, hparams, registry};
+use crate::{EditFolder, EditRun, EditStore, Editor, EditorOptions, TextCorpora, changed_weights, hparams, registry};
 
 /// A model with the checkpoint it was loaded from.
 pub struct OpenModel {
@@ -90,9 +90,7 @@ impl Edited {
         let edited = self.run.edited()?;
         let mut saved = None;
         if edits.iter().all(|edit| edit.overlay.is_none()) {
-            let names = edits.iter().flat_map(|edit| edit.deltas.keys());
-            let weight = |name: &easyedit_core::ParamName| Ok((name.clone(), Matrix::from_tensor(&edited.weight(name)?)?));
-            let changed = names.map(weight).collect::<Result<_>>()?;
+            let changed = changed_weights(&*edited, edits)?;
             saved = Some(save_checkpoint(&self.checkpoint, &changed, edits, folder).map_err(Error::other)?);
         }
         let mut files = EditFolder::new(folder, edits.len(), false);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use easyedit::models::{Checkpoint, save_checkpoint};
-use easyedit::{EditRequest, Editor, EditorOptions, Matrix, Session, TextCorpora, device, hparams};
+use easyedit::{EditRequest, Editor, EditorOptions, Session, TextCorpora, changed_weights, device, hparams};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -80,7 +80,7 @@ fn each_step_of_an_edit_is_done_once() {
         let edited = session.edited().unwrap();
         let edit = session.edits[0].clone();
         assert!(!edit.deltas.is_empty());
-        let changed = edit.deltas.keys().map(|name| (name.clone(), Matrix::from_tensor(&edited.weight(name).unwrap()).unwrap())).collect();
+        let changed = changed_weights(&*edited, std::slice::from_ref(&edit)).unwrap();
         let of_edit = counts();
         assert_eq!(of_edit.get("check request"), Some(&1), "{of_edit:?}");
         assert_eq!(of_edit.get("apply edits"), Some(&1), "{of_edit:?}");

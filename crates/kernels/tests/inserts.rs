@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use burn::tensor::Tensor;
 use easyedit_core::tokens::FactToken;
 use easyedit_core::{
-    CheckedRequest, Corpora, EditRequest, EditedModel, ForwardChange, Insert, LanguageModel, Matrix, Module, Overlay, ParamName, Pass,
-    Probe, Session, Silent, Site, TokenRow,
+    CheckedRequest, Corpora, EditRequest, EditedModel, ForwardChange, Insert, LanguageModel, Matrix, Module, Overlay, ParamName,
+    ParameterRole, Pass, Probe, Session, Silent, Site, Stack, TokenRow,
 };
 use easyedit_kernels::{
     Contexts, FactRow, LayerWalk, OptimizedValue, Restoration, TargetLoss, TraceConfig, TracePrompt, TrainingRow, ValueConfig, ValueSite,
@@ -22,15 +22,9 @@ const LAYER: usize = 1;
 
 /// `row` with placeholders at `at`, where the embeddings of the ids themselves are inserted.
 fn inserted(model: &dyn LanguageModel, row: &TokenRow, at: std::ops::Range<usize>) -> TokenRow {
-    let spec = model.spec();
-    let head = ParamName::weight_of(&spec.modules.lm_head, 0);
-    let fits = |name: &ParamName| model.weight(name).unwrap().dims() == [spec.vocab_size, spec.d_model];
-    let table = match spec.tied_head {
-        true => head,
-        false => model.parameter_names().into_iter().find(|name| *name != head && fits(name)).unwrap(),
-    };
+    let table = model.spec().name_of(Stack::Decoder, None, ParameterRole::TokenEmbedding).unwrap();
     let ids: Vec<usize> = row.ids()[at.clone()].iter().map(|id| *id as usize).collect();
-    let vectors = Matrix::from_tensor(&model.rows_of(model.weight(&table).unwrap(), &ids)).unwrap();
+    let vectors = Matrix::from_tensor(&model.rows_of(model.weight(table).unwrap(), &ids)).unwrap();
     let mut placeholders = row.ids().to_vec();
     placeholders[at.clone()].fill(3);
     TokenRow::with_inserts(placeholders, vec![Insert::new(at.start, vectors).unwrap()]).unwrap()

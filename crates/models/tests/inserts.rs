@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use burn::tensor::{Device, Tensor};
 use common::values;
 use easyedit_core::{
-    EditedModel, ForwardChange, GenerationConfig, Insert, LanguageModel, Matrix, Overlay, ParamName, Pass, Probe, Site, TokenBatch,
-    TokenRow, generate,
+    EditedModel, ForwardChange, GenerationConfig, Insert, LanguageModel, Matrix, Overlay, ParameterRole, Pass, Probe, Site, Stack,
+    TokenBatch, TokenRow, generate,
 };
 use easyedit_models::families;
 use easyedit_models::tiny::{tiny_config, tiny_model};
@@ -25,15 +25,9 @@ fn types() -> impl Iterator<Item = &'static str> {
 
 /// The embeddings of `ids`, without positions.
 fn embeddings(model: &dyn LanguageModel, ids: &[u32]) -> Matrix {
-    let spec = model.spec();
-    let head = ParamName::weight_of(&spec.modules.lm_head, 0);
-    let fits = |name: &ParamName| model.weight(name).unwrap().dims() == [spec.vocab_size, spec.d_model];
-    let table = match spec.tied_head {
-        true => head,
-        false => model.parameter_names().into_iter().find(|name| *name != head && fits(name)).unwrap(),
-    };
+    let table = model.spec().name_of(Stack::Decoder, None, ParameterRole::TokenEmbedding).unwrap();
     let rows: Vec<usize> = ids.iter().map(|id| *id as usize).collect();
-    Matrix::from_tensor(&model.rows_of(model.weight(&table).unwrap(), &rows)).unwrap()
+    Matrix::from_tensor(&model.rows_of(model.weight(table).unwrap(), &rows)).unwrap()
 }
 
 /// `ids` with placeholders at `at`, where the embeddings of the ids themselves are inserted.

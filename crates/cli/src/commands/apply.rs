@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use easyedit::models::{check_output, save_checkpoint_into};
-use easyedit::{OutputFolder, apply_all};
+use easyedit::{OutputFolder, apply_all, changed_weights};
 use serde_json::json;
 
+use super::Context;
 use super::edit_files::{check_not_applied, check_weights_only, load_edits};
-use super::{Context, changed_weights};
 use crate::args::ApplyArguments;
 use crate::output::visible_path;
 

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use easyedit::models::{Checkpoint, check_output, save_checkpoint_into};
-use easyedit::{Edit, EditFolder, EditStore, Error, LanguageModel, OutputFolder};
+use easyedit::{Edit, EditFolder, EditStore, Error, LanguageModel, OutputFolder, changed_weights};
 use serde::Serialize;
 
-use super::changed_weights;
 use super::run::MOST_SHOWN;
 use crate::args::{OutputArguments, Save};
 use crate::failure::UsageError;

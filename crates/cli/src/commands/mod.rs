@@ -23,12 +23,11 @@ mod stats;
 mod trace;
 mod verify;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use easyedit::models::{Checkpoint, cache_folder, resolve_model};
-use easyedit::{Edit, LanguageModel, Matrix, ParamName, SAMPLE_CORPUS, SELF_CORPUS, Session};
+use easyedit::{LanguageModel, SAMPLE_CORPUS, SELF_CORPUS, Session};
 
 use crate::args::{Command, Common};
 use crate::failure::UsageError;
@@ -104,12 +103,6 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<()> {
         Command::Trace(arguments) => trace::run(context, &arguments),
         Command::Verify(arguments) => verify::run(context, &arguments),
     }
-}
-
-/// The weights that `edits` change, as `model` has them.
-fn changed_weights(model: &dyn LanguageModel, edits: &[Edit]) -> Result<BTreeMap<ParamName, Matrix>> {
-    let names = edits.iter().flat_map(|edit| edit.deltas.keys());
-    names.map(|name| Ok((name.clone(), Matrix::from_tensor(&model.weight(name)?)?))).collect()
 }
 
 /// A path that goes into hyperparameters, which are text.

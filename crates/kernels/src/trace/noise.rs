@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::tensor::Tensor;
-use easyedit_core::{Error, LanguageModel, Matrix, ParamName, Pass, Result, TokenBatch, TokenSlice, tensor_values};
+use easyedit_core::{Error, LanguageModel, Matrix, ParamName, ParameterRole, Pass, Result, Stack, TokenBatch, TokenSlice, tensor_values};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -69,21 +69,15 @@ fn token_embeddings(model: &dyn LanguageModel, tokens: TokenSlice<'_>) -> Result
     match embedding_table(model) {
         Some(table) => {
             let positions: Vec<usize> = tokens.ids().iter().map(|id| *id as usize).collect();
-            Ok(model.rows_of(model.weight(&table)?, &positions))
+            Ok(model.rows_of(model.weight(table)?, &positions))
         }
         None => Ok(at_start),
     }
 }
 
-/// The parameter that holds the embeddings: the head if they are tied, else the other one of the vocabulary's shape.
-fn embedding_table(model: &dyn LanguageModel) -> Option<ParamName> {
-    let spec = model.spec();
-    let head = ParamName::weight_of(&spec.modules.lm_head, 0);
-    let fits = |name: &ParamName| model.weight(name).is_ok_and(|weight| weight.dims() == [spec.vocab_size, spec.d_model]);
-    if spec.tied_head {
-        return Some(head).filter(fits);
-    }
-    model.parameter_names().into_iter().find(|name| *name != head && fits(name))
+/// The parameter that holds the embeddings.
+fn embedding_table(model: &dyn LanguageModel) -> Option<&ParamName> {
+    model.spec().name_of(Stack::Decoder, None, ParameterRole::TokenEmbedding)
 }
 
 #[cfg(test)]
@@ -112,7 +106,7 @@ mod tests {
                 continue;
             }
             let table = embedding_table(&*model).unwrap_or_else(|| panic!("{family}: no table"));
-            let table = model.weight(&table).unwrap();
+            let table = model.weight(table).unwrap();
             let device = model.device();
             let at = |id: u32| model.embed(&Pass::new(TokenBatch::new(&[[id]]).unwrap(), &device)).unwrap();
             // What positions add is the same for both tokens.
