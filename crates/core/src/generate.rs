@@ -3,7 +3,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::matrix::tensor_values;
 use crate::tokens::opening;
-use crate::{AsTokens, Error, KvCache, LanguageModel, Pass, Result, TokenBatch, TokenRow};
+use crate::logits::most_probable;
+use crate::{Error, KvCache, LanguageModel, Pass, Predictor, Result, TokenBatch, TokenRow, TokenSlice};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -55,22 +56,18 @@ impl Generation {
     /// # Errors
     ///
     /// If the tokenizer does not know an id.
-    pub fn text(&self, model: &dyn LanguageModel) -> Result<String> {
-        model.tokenizer().decode(&self.ids)
+    pub fn text(&self, predictor: &dyn Predictor) -> Result<String> {
+        predictor.tokenizer().decode(&self.ids)
     }
 }
 
-/// Continues prompts, all of them in one batch, with the keys and values of earlier tokens cached. An encoder-decoder reads the prompts
-/// with its encoder, and the new tokens are the decoder's; [`encode_prompt`](crate::tokens::encode_prompt) encodes for both.
+/// [`Predictor::generate`] of a model, with the keys and values of earlier tokens cached. An encoder-decoder reads the prompts with its encoder,
+/// and the new tokens are the decoder's.
 ///
 /// # Errors
 ///
-/// If a prompt is empty, is longer with its continuation than the model's positions allow, or the logits are not finite.
-pub fn generate<P: AsTokens>(model: &dyn LanguageModel, prompts: &[P], config: &GenerationConfig) -> Result<Vec<Generation>> {
-    continue_rows(model, prompts.iter().map(|prompt| prompt.as_tokens().to_row()).collect(), config)
-}
-
-fn continue_rows(model: &dyn LanguageModel, prompts: Vec<TokenRow>, config: &GenerationConfig) -> Result<Vec<Generation>> {
+/// As [`Predictor::generate`].
+pub fn generate(model: &dyn LanguageModel, prompts: &[TokenSlice<'_>], config: &GenerationConfig) -> Result<Vec<Generation>> {
     let mut rows: Vec<Row> = prompts
         .iter()
         .enumerate()
@@ -85,8 +82,8 @@ fn continue_rows(model: &dyn LanguageModel, prompts: Vec<TokenRow>, config: &Gen
         return Ok(Vec::new());
     }
     let longest = |rows: &[TokenRow]| rows.iter().map(TokenRow::len).max().unwrap_or(0);
-    let longest_prompt = longest(&prompts);
-    let (sources, mut next): (Vec<_>, Vec<_>) = prompts.into_iter().map(|prompt| opening(model.spec(), prompt)).unzip();
+    let longest_prompt = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
+    let (sources, mut next): (Vec<_>, Vec<_>) = prompts.iter().map(|prompt| opening(model, prompt.to_row())).unzip();
     let limit = model.spec().max_positions;
     if longest(&sources) > limit || longest(&next).saturating_add(config.max_new_tokens) > limit {
         return Err(Error::Batch(format!(
@@ -153,12 +150,9 @@ struct Row {
 }
 
 fn choose(logits: &mut [f32], sampling: Sampling, rng: &mut ChaCha8Rng) -> Result<u32> {
-    if logits.iter().any(|v| v.is_nan()) {
-        return Err(Error::NotFinite("the model's logits are not finite; its weights are damaged".into()));
-    }
+    let (best, _) = most_probable(logits)?;
     let Sampling::Random { temperature, top_k, top_p } = sampling else {
-        let best = logits.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
-        return best.map(|(id, _)| id as u32).ok_or_else(|| Error::Batch("the model has no vocabulary".into()));
+        return Ok(best);
     };
     if temperature.is_nan() || temperature <= 0.0 {
         return Err(Error::Batch(format!("temperature {temperature} is not above 0")));

@@ -1,4 +1,3 @@
-use std::borrow::Cow;
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
@@ -6,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::token_batch::index_tensor;
 use crate::{
-    AsTokens, Encoder, EncoderSpec, Error, Fingerprint, ModelMap, Overlaid, ParamName, Parameter, ParameterRole, Pass, Probe, Result,
-    Stack, TokenBatch, TokenSlice, Tokenizer,
+    AsTokens, Encoder, EncoderSpec, Error, Fingerprint, ModelMap, Overlaid, ParamName, Parameter, ParameterRole, Pass, Predictor, Probe,
+    Result, Stack, TokenBatch, TokenSlice,
 };
 
 /// How the checkpoint stores a matrix.
@@ -164,7 +163,9 @@ impl ModelSpec {
     }
 }
 
-/// A language model whose decoder's layers can be run in parts, looked into, and changed. An encoder-decoder is one whose passes
+/// A language model whose decoder's layers can be run in parts, looked into, and changed: the door for methods and kernels. What it answers is
+/// asked of it as a [`Predictor`]; [`white_box`](crate::white_box) has the answers by its layers, for those who implement it.
+/// An encoder-decoder is one whose passes
 /// [read](Pass::reading) what its [`encoder`](Self::encoder) made of the prompts; `start` makes passes of
 /// both kinds.
 ///
@@ -176,12 +177,9 @@ impl ModelSpec {
 /// - Tensors that carry gradients may be passed to [`run_layers`](Self::run_layers) and [`logits`](Self::logits); weights do not
 ///   ask for gradients.
 /// - Cloning shares the weights' storage; setting a weight of a clone leaves the original as it was.
-pub trait LanguageModel: Send + Sync {
+pub trait LanguageModel: Predictor {
     /// What the model is.
     fn spec(&self) -> &ModelSpec;
-
-    /// Its tokenizer.
-    fn tokenizer(&self) -> &Tokenizer;
 
     /// The device its weights are on.
     fn device(&self) -> Device;
@@ -237,12 +235,6 @@ pub trait LanguageModel: Send + Sync {
     /// The encoder of an encoder-decoder, `None` for a decoder-only model; so is [`ModelSpec::encoder`].
     fn encoder(&self) -> Option<&dyn Encoder> {
         None
-    }
-
-    /// What the model reads in place of `prompt`: the prompt itself, unless an overlay puts it into a context.
-    /// [`encode_prompt`](crate::tokens::encode_prompt) and [`encode_with_target`](crate::tokens::encode_with_target) ask for it.
-    fn prompt_text<'a>(&self, prompt: &'a str) -> Cow<'a, str> {
-        Cow::Borrowed(prompt)
     }
 
     /// What lies over the model, if anything does: the uppermost [overlay](crate::Overlay).

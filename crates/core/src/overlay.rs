@@ -7,9 +7,10 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 use serde_json::Value;
 
+use crate::tokens::TargetTokens;
 use crate::{
-    Edit, Encoder, EncoderOutput, Error, Fingerprint, LanguageModel, Matrix, ModelSpec, ParamName, Parameter, Pass, Probe, Result, Site,
-    TokenBatch, Tokenizer,
+    Edit, Encoder, EncoderOutput, Error, Fingerprint, Generation, GenerationConfig, LanguageModel, Matrix, ModelSpec, ParamName, Parameter,
+    Pass, Predictor, Probe, Progress, Result, Site, TargetScore, TokenBatch, TokenSlice, Tokenizer, white_box,
 };
 
 /// What an [`Edit`] lays over a model instead of changing its weights, as data: a memory, texts, places to change. The method that made it
@@ -57,6 +58,11 @@ pub trait ForwardChange: fmt::Debug + Send + Sync {
     /// What the model reads in place of `prompt`.
     fn prompt_text<'a>(&self, prompt: &'a str) -> Cow<'a, str> {
         Cow::Borrowed(prompt)
+    }
+
+    /// What answers in the model's place, where the overlay decides by the prompt who answers. `None` if the model's own layers do.
+    fn predictor(&self) -> Option<&dyn Predictor> {
+        None
     }
 }
 
@@ -120,13 +126,48 @@ impl Probe for Acting<'_> {
     }
 }
 
-impl LanguageModel for EditedModel {
-    fn spec(&self) -> &ModelSpec {
-        self.beneath.spec()
+impl Predictor for EditedModel {
+    fn name(&self) -> &str {
+        self.beneath.name()
     }
 
     fn tokenizer(&self) -> &Tokenizer {
         self.beneath.tokenizer()
+    }
+
+    fn max_positions(&self) -> usize {
+        self.beneath.max_positions()
+    }
+
+    fn decoder_start(&self) -> Option<u32> {
+        self.beneath.decoder_start()
+    }
+
+    fn prompt_text<'a>(&self, prompt: &'a str) -> Cow<'a, str> {
+        match self.change.prompt_text(prompt) {
+            Cow::Borrowed(prompt) => self.beneath.prompt_text(prompt),
+            Cow::Owned(changed) => Cow::Owned(self.beneath.prompt_text(&changed).into_owned()),
+        }
+    }
+
+    fn score(&self, rows: &[&TargetTokens], progress: &dyn Progress) -> Result<Vec<TargetScore>> {
+        match self.change.predictor() {
+            Some(predictor) => predictor.score(rows, progress),
+            None => white_box::score(self, rows, progress),
+        }
+    }
+
+    fn generate(&self, prompts: &[TokenSlice<'_>], config: &GenerationConfig) -> Result<Vec<Generation>> {
+        match self.change.predictor() {
+            Some(predictor) => predictor.generate(prompts, config),
+            None => white_box::generate(self, prompts, config),
+        }
+    }
+}
+
+impl LanguageModel for EditedModel {
+    fn spec(&self) -> &ModelSpec {
+        self.beneath.spec()
     }
 
     fn device(&self) -> Device {
@@ -170,13 +211,6 @@ impl LanguageModel for EditedModel {
 
     fn encoder(&self) -> Option<&dyn Encoder> {
         self.beneath.encoder().map(|_| self as &dyn Encoder)
-    }
-
-    fn prompt_text<'a>(&self, prompt: &'a str) -> Cow<'a, str> {
-        match self.change.prompt_text(prompt) {
-            Cow::Borrowed(prompt) => self.beneath.prompt_text(prompt),
-            Cow::Owned(changed) => Cow::Owned(self.beneath.prompt_text(&changed).into_owned()),
-        }
     }
 
     fn overlaid(&self) -> Option<Overlaid<'_>> {

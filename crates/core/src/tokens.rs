@@ -8,7 +8,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::subject::{PLACEHOLDER, fill, occurrences};
-use crate::{Encoding, LanguageModel, ModelSpec, Result, TokenRow, TokenSlice, Tokenizer};
+use crate::{Encoding, Predictor, Result, TokenRow, TokenSlice, Tokenizer};
 
 /// Token at which a fact is read and written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,14 +211,14 @@ pub fn join_target(prompt: &str, target: &str) -> String {
 }
 
 /// A prompt as [`generate`](crate::generate) takes it: the start of a sequence, or, for an encoder, a whole one. It is encoded as the model
-/// [reads](LanguageModel::prompt_text) it.
+/// [reads](Predictor::prompt_text) it.
 ///
 /// # Errors
 ///
 /// [`Error::Tokenizer`](crate::Error::Tokenizer) if the tokenizer refuses the text.
-pub fn encode_prompt(model: &dyn LanguageModel, prompt: &str) -> Result<TokenRow> {
+pub fn encode_prompt(model: &dyn Predictor, prompt: &str) -> Result<TokenRow> {
     let prompt = model.prompt_text(prompt);
-    match model.spec().encoder {
+    match model.decoder_start() {
         Some(_) => Ok(model.tokenizer().encode_whole(&prompt)?.into()),
         None => Ok(model.tokenizer().encode(&prompt)?.ids.into()),
     }
@@ -226,14 +226,14 @@ pub fn encode_prompt(model: &dyn LanguageModel, prompt: &str) -> Result<TokenRow
 
 /// What a model runs to continue a prompt: the source its encoder reads (empty for a decoder-only model), and the first tokens of the
 /// row it continues.
-pub fn opening(spec: &ModelSpec, prompt: TokenRow) -> (TokenRow, TokenRow) {
-    match &spec.encoder {
-        Some(encoder) => (prompt, vec![encoder.decoder_start].into()),
+pub fn opening(model: &dyn Predictor, prompt: TokenRow) -> (TokenRow, TokenRow) {
+    match model.decoder_start() {
+        Some(start) => (prompt, vec![start].into()),
         None => (TokenRow::default(), prompt),
     }
 }
 
-/// Encodes `prompt`, as the model [reads](LanguageModel::prompt_text) it, with `target` as its continuation.
+/// Encodes `prompt`, as the model [reads](Predictor::prompt_text) it, with `target` as its continuation.
 ///
 /// For a decoder-only model the target's tokens are those of the joint text behind the longest prefix it shares with the prompt alone, so
 /// no BOS and no lone space becomes part of the target. For an encoder-decoder they are those of the target alone, without special tokens.
@@ -241,14 +241,14 @@ pub fn opening(spec: &ModelSpec, prompt: TokenRow) -> (TokenRow, TokenRow) {
 /// # Errors
 ///
 /// [`Error::Tokenizer`](crate::Error::Tokenizer) if the tokenizer refuses the text, or prompt or target has no token.
-pub fn encode_with_target(model: &dyn LanguageModel, prompt: &str, target: &str) -> Result<TargetTokens> {
+pub fn encode_with_target(model: &dyn Predictor, prompt: &str, target: &str) -> Result<TargetTokens> {
     let tokenizer = model.tokenizer();
-    if model.spec().encoder.is_none() {
+    if model.decoder_start().is_none() {
         let prompt = &*model.prompt_text(prompt);
         let joint = tokenizer.encode(&join_target(prompt, target))?;
         return target_of(tokenizer, prompt, target, joint);
     }
-    let (source, mut row) = opening(model.spec(), encode_prompt(model, prompt)?);
+    let (source, mut row) = opening(model, encode_prompt(model, prompt)?);
     let target_ids = tokenizer.encode_bare(target.trim())?;
     if source.is_empty() || prompt.is_empty() {
         return Err(crate::Error::Tokenizer(format!("the prompt before the target {target:?} has no tokens of its own")));

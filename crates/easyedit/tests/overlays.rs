@@ -149,7 +149,7 @@ fn registry() -> Registry {
 /// Logits behind the prompt `Ada Quill speaks`.
 fn logits(model: &dyn LanguageModel) -> Vec<f32> {
     let prompt = encode_prompt(model, "Ada Quill speaks").unwrap();
-    let (source, row) = easyedit::tokens::opening(model.spec(), prompt);
+    let (source, row) = easyedit::tokens::opening(model, prompt);
     let batch = TokenBatch::new(&[row]).unwrap();
     let last = batch.last_indices();
     let hidden = model.hidden(&mut model.start(&[source], batch).unwrap(), &mut ()).unwrap();
@@ -199,7 +199,7 @@ fn generating_and_reading_the_same_text_agree() {
             generate(&*edited, std::slice::from_ref(&prompt), &GenerationConfig { ignore_eos: true, ..GenerationConfig::greedy(5) });
         let written = written.unwrap().remove(0).ids;
         // The same five tokens, read in one pass instead of written one by one.
-        let (source, mut row) = easyedit::tokens::opening(model.spec(), prompt);
+        let (source, mut row) = easyedit::tokens::opening(&*model, prompt);
         let start = row.len();
         row.append(&written);
         let batch = TokenBatch::new(&[row]).unwrap();

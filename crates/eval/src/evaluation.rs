@@ -2,17 +2,17 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use easyedit_core::tokens::{TargetTokens, encode_with_target};
-use easyedit_core::{CheckedRequest, EvaluationPrompt, LanguageModel, Progress, Result, TokenSlice, Tokenizer};
+use easyedit_core::{CheckedRequest, EvaluationPrompt, Predictor, Progress, Result, TargetScore, TokenSlice, Tokenizer};
 
 use crate::Metrics;
-use crate::measure::{continuations, predictions};
+use crate::continuations::continuations;
 use crate::metrics::accuracy_key;
 
 /// A continuation goes on for this many tokens behind the answer's: room for another tokenisation of the same words, and for seeing
 /// that the last word ends.
 const EXTRA_TOKENS: usize = 4;
 
-/// The questions of some requests, encoded once; any model of the same kind with the same tokenizer can be asked them.
+/// The questions of some requests, encoded once; any predictor of the same kind with the same tokenizer can be asked them.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     tokenizer: Tokenizer,
@@ -73,7 +73,7 @@ impl Evaluation {
     /// # Errors
     ///
     /// [`Error::Request`](easyedit_core::Error::Request) naming the request and the prompt, if the tokenizer finds no token in a prompt or an answer.
-    pub fn new(model: &dyn LanguageModel, requests: &[CheckedRequest]) -> Result<Self> {
+    pub fn new(model: &dyn Predictor, requests: &[CheckedRequest]) -> Result<Self> {
         let mut evaluation =
             Self { tokenizer: model.tokenizer().clone(), questions: Vec::new(), requests: Vec::with_capacity(requests.len()) };
         let mut known = HashMap::new();
@@ -102,7 +102,7 @@ impl Evaluation {
 
     fn add(
         &mut self,
-        model: &dyn LanguageModel,
+        model: &dyn Predictor,
         known: &mut HashMap<(String, String), usize>,
         request: &CheckedRequest,
         role: &str,
@@ -136,7 +136,7 @@ impl Evaluation {
     ///
     /// [`Error::Request`](easyedit_core::Error::Request) naming the request if a question is longer than the model's positions allow,
     /// [`Error::NotFinite`](easyedit_core::Error::NotFinite) if the model's logits are not finite.
-    pub fn ask(&self, model: &dyn LanguageModel, progress: &dyn Progress) -> Result<Vec<Answers>> {
+    pub fn ask(&self, model: &dyn Predictor, progress: &dyn Progress) -> Result<Vec<Answers>> {
         let all: Vec<usize> = (0..self.requests.len()).collect();
         self.ask_some(model, &all, progress)
     }
@@ -146,7 +146,7 @@ impl Evaluation {
     /// # Errors
     ///
     /// As [`ask`](Self::ask).
-    pub fn ask_some(&self, model: &dyn LanguageModel, indices: &[usize], progress: &dyn Progress) -> Result<Vec<Answers>> {
+    pub fn ask_some(&self, model: &dyn Predictor, indices: &[usize], progress: &dyn Progress) -> Result<Vec<Answers>> {
         let requests: Vec<&RequestQuestions> = indices.iter().filter_map(|i| self.requests.get(*i)).collect();
         let mut wanted: Vec<usize> = requests.iter().flat_map(|r| r.all()).collect();
         wanted.sort_unstable();
@@ -170,8 +170,8 @@ impl Evaluation {
             .collect())
     }
 
-    fn answer(&self, model: &dyn LanguageModel, asked: &[&Question], progress: &dyn Progress) -> Result<Vec<Answer>> {
-        let limit = model.spec().max_positions;
+    fn answer(&self, model: &dyn Predictor, asked: &[&Question], progress: &dyn Progress) -> Result<Vec<Answer>> {
+        let limit = model.max_positions();
         // A model that reads its prompts in a context reads other tokens than those the questions were encoded to.
         let tokens = asked.iter().map(|question| match model.prompt_text(&question.prompt) {
             Cow::Borrowed(_) => Ok(Cow::Borrowed(&question.tokens)),
@@ -186,7 +186,7 @@ impl Evaluation {
                     message: format!(
                         "the prompt {:?} and its answer have {length} tokens, {} has {limit} positions",
                         shortened(&question.prompt),
-                        model.spec().name
+                        model.name()
                     ),
                 });
             }
@@ -194,12 +194,12 @@ impl Evaluation {
         let sequences: Vec<&TargetTokens> = tokens.iter().map(|tokens| &**tokens).collect();
         let (prompts, place_of) = shared_prompts(&sequences, limit);
         progress.begin("evaluate", Some((asked.len() + prompts.len()) as u64));
-        let heard = predictions(model, &sequences, progress).and_then(|p| Ok((p, continuations(model, &prompts, progress)?)));
+        let heard = model.score(&sequences, progress).and_then(|scores| Ok((scores, continuations(model, &prompts, progress)?)));
         progress.end();
-        let (predicted, spoken) = heard?;
+        let (scores, spoken) = heard?;
         let mut answers = Vec::with_capacity(asked.len());
-        for (((question, tokens), predicted), place) in asked.iter().zip(&tokens).zip(predicted).zip(place_of) {
-            let target = tokens.target().to_vec();
+        for ((question, score), place) in asked.iter().zip(scores).zip(place_of) {
+            let TargetScore { target, predicted, .. } = score;
             let continuation = spoken.get(place).map(Vec::as_slice).unwrap_or_default();
             let read = continuation.len().min(target.len() + EXTRA_TOKENS);
             let says_answer = begins_with_words(&self.tokenizer.decode(&continuation[..read])?, &question.answer);
@@ -288,7 +288,7 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use easyedit_core::{EditRequest, Insert, Matrix, Silent, TokenRow};
+    use easyedit_core::{EditRequest, Insert, LanguageModel, Matrix, Silent, TokenRow};
     use easyedit_models::tiny::tiny_model;
 
     use super::*;

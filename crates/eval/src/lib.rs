@@ -9,8 +9,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod continuations;
 mod evaluation;
-mod measure;
 mod memory;
 mod metrics;
 mod perplexity;

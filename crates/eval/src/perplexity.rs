@@ -1,8 +1,6 @@
-use burn::tensor::{Int, Tensor, TensorData, activation};
-use easyedit_core::{Error, LanguageModel, Pass, Progress, Result, TokenBatch, tensor_values};
+use easyedit_core::tokens::TargetTokens;
+use easyedit_core::{Error, Predictor, Progress, Result, TokenRow};
 use serde::{Deserialize, Serialize};
-
-use crate::measure::{LOGIT_POSITIONS, batches};
 
 /// How well a model predicts a text: the usual alarm for a model that edits have damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,54 +15,42 @@ pub struct Perplexity {
     pub documents: usize,
 }
 
-/// The perplexity of `model` on `documents`. Each document is read from position 0, and every token but its first is predicted from all
+/// The perplexity of `predictor` on `documents`. Each document is read from position 0, and every token but its first is predicted from all
 /// those before it; one longer than the model's positions is read in pieces of that length, each by itself.
 ///
 /// # Errors
 ///
 /// [`Error::Unsupported`] for an encoder-decoder, [`Error::Batch`] if no document has two tokens, [`Error::NotFinite`] if the model's logits
 /// are not finite.
-pub fn perplexity(model: &dyn LanguageModel, documents: &[String], progress: &dyn Progress) -> Result<Perplexity> {
-    model.spec().check_decoder_only("perplexity")?;
+pub fn perplexity(predictor: &dyn Predictor, documents: &[String], progress: &dyn Progress) -> Result<Perplexity> {
+    if predictor.decoder_start().is_some() {
+        return Err(Error::Unsupported {
+            method: "perplexity".to_owned(),
+            message: format!("is of texts that are read as one sequence, and {} is an encoder-decoder", predictor.name()),
+        });
+    }
     let (mut pieces, mut read) = (Vec::new(), 0);
     for document in documents {
-        let ids = model.tokenizer().encode(document)?.ids;
+        let ids = predictor.tokenizer().encode(document)?.ids;
         let before = pieces.len();
-        pieces.extend(ids.chunks(model.spec().max_positions).filter(|piece| piece.len() > 1).map(<[u32]>::to_vec));
+        let whole = ids.chunks(predictor.max_positions()).filter(|piece| piece.len() > 1);
+        pieces.extend(whole.map(|piece| TargetTokens { source: TokenRow::default(), row: piece.to_vec().into(), start: 1 }));
         read += usize::from(pieces.len() > before);
     }
     progress.begin("perplexity", Some(pieces.len() as u64));
-    let sum = nll(model, &pieces, progress);
+    let scores = predictor.score(&pieces.iter().collect::<Vec<_>>(), progress);
     progress.end();
-    let (sum, tokens) = (sum?, pieces.iter().map(|piece| piece.len() - 1).sum::<usize>());
+    let scores = scores?;
+    let tokens: usize = scores.iter().map(|score| score.log_probs.len()).sum();
     if tokens == 0 {
         return Err(Error::Batch(format!("none of the {} documents has two tokens, so there is nothing to predict", documents.len())));
     }
-    let nll = sum / tokens as f64;
+    let nll = -scores.iter().flat_map(|score| &score.log_probs).map(|log_prob| f64::from(*log_prob)).sum::<f64>() / tokens as f64;
     if !nll.is_finite() {
         return Err(Error::NotFinite(format!(
             "{}: the log-likelihood of the text is not finite; the model's weights are damaged",
-            model.spec().name
+            predictor.name()
         )));
     }
     Ok(Perplexity { perplexity: nll.exp(), nll, tokens, documents: read })
-}
-
-/// The sum of the negative log-likelihoods of all tokens but each piece's first.
-fn nll(model: &dyn LanguageModel, pieces: &[Vec<u32>], progress: &dyn Progress) -> Result<f64> {
-    let device = model.device();
-    let mut sum = 0.0;
-    for batch in batches(pieces.iter().map(Vec::len)) {
-        let rows: Vec<&[u32]> = batch.iter().map(|piece| &pieces[*piece][..pieces[*piece].len() - 1]).collect();
-        let targets: Vec<i64> = batch.iter().flat_map(|piece| &pieces[*piece][1..]).map(|id| i64::from(*id)).collect();
-        let hidden = model.hidden(&mut Pass::new(TokenBatch::new(&rows)?, &device), &mut ())?;
-        let positions: Vec<usize> = (0..targets.len()).collect();
-        for (positions, targets) in positions.chunks(LOGIT_POSITIONS).zip(targets.chunks(LOGIT_POSITIONS)) {
-            let log_probs = activation::log_softmax(model.logits(hidden.clone(), positions)?, 1);
-            let ids = Tensor::<2, Int>::from_data(TensorData::new(targets.to_vec(), [targets.len(), 1]), &device);
-            sum -= tensor_values(&log_probs.gather(1, ids))?.into_iter().map(f64::from).sum::<f64>();
-        }
-        progress.step(batch.len() as u64)?;
-    }
-    Ok(sum)
 }

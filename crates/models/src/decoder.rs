@@ -1,8 +1,10 @@
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
+use easyedit_core::tokens::TargetTokens;
 use easyedit_core::{
-    Encoder, Error, Fingerprint, LanguageModel, ModelSpec, Module, ParamName, Pass, Probe, Result, Site, TokenBatch, Tokenizer,
+    Encoder, Error, Fingerprint, Generation, GenerationConfig, LanguageModel, ModelSpec, Module, ParamName, Pass, Predictor, Probe, Progress,
+    Result, Site, TargetScore, TokenBatch, TokenSlice, Tokenizer, white_box,
 };
 
 use crate::block::{Block, PositionTerms};
@@ -62,13 +64,35 @@ impl<N: Network> Decoder<N> {
     }
 }
 
-impl<N: Network> LanguageModel for Decoder<N> {
-    fn spec(&self) -> &ModelSpec {
-        &self.spec
+impl<N: Network> Predictor for Decoder<N> {
+    fn name(&self) -> &str {
+        &self.spec.name
     }
 
     fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    fn max_positions(&self) -> usize {
+        self.spec.max_positions
+    }
+
+    fn decoder_start(&self) -> Option<u32> {
+        self.spec.encoder.as_ref().map(|encoder| encoder.decoder_start)
+    }
+
+    fn score(&self, rows: &[&TargetTokens], progress: &dyn Progress) -> Result<Vec<TargetScore>> {
+        white_box::score(self, rows, progress)
+    }
+
+    fn generate(&self, prompts: &[TokenSlice<'_>], config: &GenerationConfig) -> Result<Vec<Generation>> {
+        white_box::generate(self, prompts, config)
+    }
+}
+
+impl<N: Network> LanguageModel for Decoder<N> {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
     }
 
     fn device(&self) -> Device {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use easyedit::tokens::encode_prompt;
-use easyedit::{EditRequest, GenerationConfig, LanguageModel, TokenRow, generate};
+use easyedit::{EditRequest, GenerationConfig, Predictor, TokenRow, generate};
 
 use crate::output::{Continuation, Role};
 
@@ -33,7 +33,7 @@ impl Watched {
 }
 
 /// Greedy continuations by both models, side by side.
-pub(super) fn compare(before: &dyn LanguageModel, after: &dyn LanguageModel, watched: &[Watched]) -> Result<Vec<Continuation>> {
+pub(super) fn compare(before: &dyn Predictor, after: &dyn Predictor, watched: &[Watched]) -> Result<Vec<Continuation>> {
     let (first, second) = (continue_all(before, watched)?, continue_all(after, watched)?);
     let rows = watched.iter().zip(first).zip(second);
     Ok(rows.map(|((one, before), after)| pair(one, before, after)).collect())
@@ -49,10 +49,10 @@ pub(super) fn pair(one: &Watched, before: String, after: String) -> Continuation
     Continuation { role: one.role, prompt: one.prompt.clone(), before, after, as_wanted }
 }
 
-fn continue_all(model: &dyn LanguageModel, watched: &[Watched]) -> Result<Vec<String>> {
-    let prompts: easyedit::Result<Vec<TokenRow>> = watched.iter().map(|one| encode_prompt(model, &one.prompt)).collect();
-    let generated = generate(model, &prompts?, &GenerationConfig::greedy(TOKENS))?;
-    Ok(generated.iter().map(|one| one.text(model)).collect::<easyedit::Result<_>>()?)
+fn continue_all(predictor: &dyn Predictor, watched: &[Watched]) -> Result<Vec<String>> {
+    let prompts: easyedit::Result<Vec<TokenRow>> = watched.iter().map(|one| encode_prompt(predictor, &one.prompt)).collect();
+    let generated = generate(predictor, &prompts?, &GenerationConfig::greedy(TOKENS))?;
+    Ok(generated.iter().map(|one| one.text(predictor)).collect::<easyedit::Result<_>>()?)
 }
 
 /// Whether a continuation begins with the answer, in whole words.

@@ -12,8 +12,9 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use self::backward::AttentionBackward;
-use super::lanes::{add_scaled, exp, times_columns};
+use super::lanes::{add_scaled, times_columns};
 use crate::device::is_cpu;
+use crate::exp::exp;
 use crate::{KeyValue, MASKED_SCORE, Pass};
 
 /// Multiplications that pay for handing rows to other cores.

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use easyedit_core::tokens::TargetTokens;
 use easyedit_core::{
-    Error, LanguageModel, LinearRole, ModelMap, ModelSpec, Module, ModuleNames, ParamName, Parameter, ParameterRole, Pass, Probe, Result,
-    Site, Stack, Tokenizer, WeightLayout, device,
+    Error, Generation, GenerationConfig, LanguageModel, LinearRole, ModelMap, ModelSpec, Module, ModuleNames, ParamName, Parameter,
+    ParameterRole, Pass, Predictor, Probe, Progress, Result, Site, Stack, TargetScore, TokenSlice, Tokenizer, WeightLayout, device, white_box,
 };
 
 /// Word and successor; `.` ends a text.
@@ -109,13 +110,35 @@ impl Toy {
     }
 }
 
-impl LanguageModel for Toy {
-    fn spec(&self) -> &ModelSpec {
-        &self.spec
+impl Predictor for Toy {
+    fn name(&self) -> &str {
+        &self.spec.name
     }
 
     fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    fn max_positions(&self) -> usize {
+        self.spec.max_positions
+    }
+
+    fn decoder_start(&self) -> Option<u32> {
+        self.spec.encoder.as_ref().map(|encoder| encoder.decoder_start)
+    }
+
+    fn score(&self, rows: &[&TargetTokens], progress: &dyn Progress) -> Result<Vec<TargetScore>> {
+        white_box::score(self, rows, progress)
+    }
+
+    fn generate(&self, prompts: &[TokenSlice<'_>], config: &GenerationConfig) -> Result<Vec<Generation>> {
+        white_box::generate(self, prompts, config)
+    }
+}
+
+impl LanguageModel for Toy {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
     }
 
     fn device(&self) -> Device {

@@ -48,7 +48,7 @@ impl Answer {
             request.case_id()
         );
         let prompts = prompts.iter().map(|prompt| {
-            let (source, mut row) = opening(model.spec(), encode_prompt(model, prompt)?);
+            let (source, mut row) = opening(model, encode_prompt(model, prompt)?);
             let start = row.len();
             row.append(&said);
             Ok(TargetTokens { source, row, start })
