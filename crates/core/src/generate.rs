@@ -1,9 +1,9 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::logits::most_probable;
 use crate::matrix::tensor_values;
 use crate::tokens::opening;
-use crate::logits::most_probable;
 use crate::{Error, KvCache, LanguageModel, Pass, Predictor, Result, TokenBatch, TokenRow, TokenSlice};
 
 /// How the next token is chosen.

@@ -58,6 +58,7 @@ mod tokenizer;
 mod tokenizer_limits;
 pub mod tokens;
 mod weight_product;
+mod weight_type;
 pub mod white_box;
 
 pub use apply::apply_all;
@@ -99,3 +100,4 @@ pub use token_row::{AsTokens, TokenRow, TokenSlice};
 pub use tokenizer::{Encoding, Tokenizer};
 pub use tokenizer_limits::limit_patterns;
 pub use weight_product::{JointProducts, weight_product};
+pub use weight_type::WeightType;

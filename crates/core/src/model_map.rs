@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ParamName, Result, WeightLayout, nearest_name};
+use crate::{Error, ParamName, Result, WeightLayout, WeightType, nearest_name};
 
 /// One of a model's stacks of blocks. Layers are counted from 0 in each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -128,6 +128,9 @@ pub struct Parameter {
     pub layout: Option<WeightLayout>,
     /// Its shape as [`LanguageModel::weight`](crate::LanguageModel::weight) returns it: a vector is one row.
     pub shape: [usize; 2],
+    /// The type its checkpoint stores it in. A matrix is kept in it until it is replaced.
+    #[serde(default)]
+    pub dtype: WeightType,
 }
 
 impl Parameter {
@@ -250,6 +253,7 @@ mod tests {
             role: ParameterRole::Linear(role),
             layout: Some(WeightLayout::InOut),
             shape: [3, 5],
+            dtype: WeightType::F32,
         }
     }
 

@@ -10,6 +10,9 @@ use crate::WeightLayout;
 
 /// The product of activations with a weight, `x W` or `x Wᵀ` as `layout` has it; differentiable by both.
 ///
+/// The weight may hold 16-bit numbers: each is widened before it is multiplied, and sums are of `f32`. On the CPU the result is that of the
+/// widened weight, bit for bit.
+///
 /// On the CPU a row has the same product, bit for bit, whatever rows stand beside it and however many threads there are; so has its gradient.
 ///
 /// # Shapes
@@ -20,9 +23,10 @@ pub fn weight_product(x: Tensor<2>, weight: &Tensor<2>, layout: WeightLayout) ->
     if let Some(y) = few_rows::few_rows(&x, weight, layout) {
         return y;
     }
+    let weight = if weight.dtype() == x.dtype() { weight.clone() } else { weight.clone().cast(x.dtype()) };
     match layout {
-        WeightLayout::OutIn => x.matmul(weight.clone().transpose()),
-        WeightLayout::InOut => x.matmul(weight.clone()),
+        WeightLayout::OutIn => x.matmul(weight.transpose()),
+        WeightLayout::InOut => x.matmul(weight),
     }
 }
 

@@ -3,7 +3,7 @@
 //! A family is a table of names and a [`Plan`].
 
 use burn::tensor::{Int, Tensor, TensorData};
-use easyedit_core::{LanguageModel, ModuleNames, NormRole, ParameterRole, Pass, Stack, WeightLayout, weight_product};
+use easyedit_core::{LanguageModel, ModuleNames, NormRole, ParameterRole, Pass, Stack, WeightLayout};
 
 use crate::alibi::Alibi;
 use crate::attention::Attention;
@@ -14,6 +14,7 @@ use crate::loader::Loader;
 use crate::norm::{Norm, NormKind};
 use crate::parameters::{ParamMut, ParamRef, Parameters, join};
 use crate::rotary::Rotary;
+use crate::weight::Weight;
 use crate::{Result, Shape};
 
 /// What a family calls its modules.
@@ -104,7 +105,7 @@ impl Plan {
         let weight = |module: &str| join(module, "weight");
         let logits = Some(WeightLayout::OutIn);
         let embedding_layout = if form.tied { logits } else { None };
-        let tokens = scope.matrix(&weight(names.tokens), [vocab_size, d_model], ParameterRole::TokenEmbedding, embedding_layout)?;
+        let tokens = scope.weight(&weight(names.tokens), [vocab_size, d_model], ParameterRole::TokenEmbedding, embedding_layout)?;
         let positions = match positions {
             PositionKind::Learned { unused } => {
                 let rows = unused + max_positions;
@@ -119,7 +120,7 @@ impl Plan {
         };
         let blocks = forms.into_iter().enumerate().map(block).collect::<Result<_>>()?;
         let norm = if final_norm { Some(norms.load(&scope, names.norm, d_model, NormRole::Final)?) } else { None };
-        let own_head = || scope.matrix(&weight(names.head), [vocab_size, d_model], ParameterRole::Head, logits);
+        let own_head = || scope.weight(&weight(names.head), [vocab_size, d_model], ParameterRole::Head, logits);
         let head = (!form.tied).then(own_head).transpose()?;
         let bias = || scope.vector(&join(names.head, "bias"), vocab_size, ParameterRole::HeadBias);
         let head_bias = form.bias.then(bias).transpose()?;
@@ -140,12 +141,12 @@ enum Positions {
 #[derive(Clone)]
 struct DecoderOnly {
     names: DecoderNames,
-    tokens: Tensor<2>,
+    tokens: Weight,
     positions: Positions,
     blocks: Vec<Block>,
     norm: Option<Norm>,
     /// `None` when the head is the embedding.
-    head: Option<Tensor<2>>,
+    head: Option<Weight>,
     head_bias: Option<Tensor<1>>,
     unit_rows: bool,
 }
@@ -180,7 +181,7 @@ impl Parameters for DecoderOnly {
 
 impl Network for DecoderOnly {
     fn embed_ids(&self, pass: &Pass) -> Tensor<2> {
-        self.tokens.clone().select(0, pass.ids_tensor())
+        self.tokens.rows(pass.ids_tensor())
     }
 
     fn add_positions(&self, embeddings: Tensor<2>, pass: &Pass) -> Tensor<2> {
@@ -209,7 +210,7 @@ impl Network for DecoderOnly {
             Some(norm) => norm.forward(hidden),
             None => hidden,
         };
-        let logits = weight_product(hidden, head, WeightLayout::OutIn);
+        let logits = head.product(hidden, WeightLayout::OutIn);
         let logits = match &self.head_bias {
             Some(bias) => logits + bias.clone().unsqueeze(),
             None => logits,
@@ -220,14 +221,14 @@ impl Network for DecoderOnly {
 
 /// Lengths of a head's rows, `[vocab_size, 1]`. The parameter stays as it is stored; a column of the logits is divided by the length of
 /// its row instead.
-fn row_lengths(head: &Tensor<2>) -> Tensor<2> {
+fn row_lengths(head: &Weight) -> Tensor<2> {
     /// Shortest length a row is divided by.
     const SHORTEST_ROW: f64 = 1e-12;
     /// Rows whose lengths are taken at once: squares of the whole head would take as much memory as the head.
     const ROWS_AT_ONCE: usize = 4096;
     let [rows, _] = head.dims();
     let parts = (0..rows).step_by(ROWS_AT_ONCE).map(|start| {
-        let rows = head.clone().narrow(0, start, ROWS_AT_ONCE.min(rows - start));
+        let rows = head.narrow(0, start, ROWS_AT_ONCE.min(rows - start)).to_f32();
         (rows.clone() * rows).sum_dim(1).sqrt().clamp_min(SHORTEST_ROW)
     });
     Tensor::cat(parts.collect(), 0)

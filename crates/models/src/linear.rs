@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use easyedit_core::{Parameter, Probe, WeightLayout, weight_product};
+use easyedit_core::{Parameter, Probe, WeightLayout};
 
 use crate::parameters::parameters;
+use crate::weight::Weight;
 
 /// An affine map of a block whose weight stays as the checkpoint stores it: `y = x W + b` or `y = x Wᵀ + b`.
 #[derive(Clone, Debug)]
@@ -11,7 +12,7 @@ pub(crate) struct Linear {
     /// The weight's entry of the model map.
     pub(crate) parameter: Arc<Parameter>,
     /// `[in, out]` or `[out, in]`, as `layout` says.
-    pub(crate) weight: Tensor<2>,
+    pub(crate) weight: Weight,
     /// `[out]`
     pub(crate) bias: Option<Tensor<1>>,
     /// How the weight is stored.
@@ -51,9 +52,9 @@ impl Linear {
 
     fn product(&self, x: Tensor<2>, probe: &mut dyn Probe) -> Tensor<2> {
         if !probe.wants_linear(&self.parameter) {
-            return weight_product(x, &self.weight, self.layout);
+            return self.weight.product(x, self.layout);
         }
-        let output = weight_product(x.clone(), &self.weight, self.layout);
+        let output = self.weight.product(x.clone(), self.layout);
         probe.linear(&self.parameter, &x, output)
     }
 
@@ -63,8 +64,8 @@ impl Linear {
             WeightLayout::OutIn => 0,
             WeightLayout::InOut => 1,
         };
-        let weight = self.weight.clone().narrow(outputs, start, length);
-        biased(weight_product(x, &weight, self.layout), self.bias.clone().map(|bias| bias.narrow(0, start, length)))
+        let weight = self.weight.narrow(outputs, start, length);
+        biased(weight.product(x, self.layout), self.bias.clone().map(|bias| bias.narrow(0, start, length)))
     }
 }
 
@@ -77,7 +78,7 @@ fn biased(y: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
 
 #[cfg(test)]
 mod tests {
-    use easyedit_core::{LinearRole, ParameterRole, Site, Stack};
+    use easyedit_core::{LinearRole, ParameterRole, Site, Stack, WeightType};
 
     use super::*;
 
@@ -111,8 +112,10 @@ mod tests {
             role: ParameterRole::Linear(LinearRole::FusedQkv),
             layout: Some(layout),
             shape: [0, 0],
+            dtype: WeightType::F32,
         };
-        let linear = |weight: Tensor<2>, layout| Linear { parameter: parameter(layout).into(), weight, bias: bias.clone(), layout };
+        let linear =
+            |weight: Tensor<2>, layout| Linear { parameter: parameter(layout).into(), weight: weight.into(), bias: bias.clone(), layout };
         let values = |t: Tensor<2>| t.into_data().try_to_vec::<f32>().unwrap();
         for linear in [linear(w.clone(), WeightLayout::InOut), linear(w.transpose(), WeightLayout::OutIn)] {
             assert_eq!(values(linear.forward(x.clone(), &mut ())), [5.5, -2.0, 4.0, 0.5, -0.5, -3.5]);

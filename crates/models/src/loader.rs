@@ -3,11 +3,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use easyedit_core::{LinearRole, ModelMap, ParamName, Parameter, ParameterRole, Stack, WeightLayout};
+use easyedit_core::{LinearRole, ModelMap, ParamName, Parameter, ParameterRole, Stack, WeightLayout, WeightType};
 
 use crate::linear::Linear;
 use crate::parameters::{self, Parameters, join};
-use crate::{Result, TensorSource};
+use crate::weight::Weight;
+use crate::{Result, StoredValues, TensorSource};
 
 /// Reads a network's tensors one at a time onto a device, and records what each of them is for.
 pub(crate) struct Loader<'a> {
@@ -58,9 +59,9 @@ impl<'a> Loader<'a> {
         Ok(ModelMap::new(parameters)?)
     }
 
-    fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    fn read(&self, name: &str, shape: &[usize]) -> Result<StoredValues> {
         let stored = stored_under(self.base, name, &|candidate| self.tensors.contains(candidate));
-        self.tensors.read(stored, shape)
+        self.tensors.read_stored(stored, shape)
     }
 }
 
@@ -84,21 +85,22 @@ impl<'a> Scope<'a> {
         self.loader.device
     }
 
-    /// A table of rows that are looked up.
+    /// A small table of rows that are looked up.
     pub(crate) fn table(&self, name: &str, shape: [usize; 2], role: ParameterRole) -> Result<Tensor<2>> {
-        self.matrix(name, shape, role, None)
+        let (weight, _) = self.weight_and_parameter(name, shape, role, None)?;
+        Ok(weight.to_f32())
     }
 
     /// A matrix; `layout` if activations are multiplied with it.
-    pub(crate) fn matrix(&self, name: &str, shape: [usize; 2], role: ParameterRole, layout: Option<WeightLayout>) -> Result<Tensor<2>> {
-        self.matrix_and_parameter(name, shape, role, layout).map(|(matrix, _)| matrix)
+    pub(crate) fn weight(&self, name: &str, shape: [usize; 2], role: ParameterRole, layout: Option<WeightLayout>) -> Result<Weight> {
+        self.weight_and_parameter(name, shape, role, layout).map(|(weight, _)| weight)
     }
 
     pub(crate) fn vector(&self, name: &str, length: usize, role: ParameterRole) -> Result<Tensor<1>> {
         let name = join(&self.path, name);
         let values = self.loader.read(&name, &[length])?;
-        self.record(&name, role, None, [1, length]);
-        Ok(Tensor::from_data(TensorData::new(values, [length]), self.device()))
+        self.record(&name, role, None, [1, length], values.kind());
+        Ok(Tensor::from_data(TensorData::new(values.into_f32(), [length]), self.device()))
     }
 
     /// The linear map called `module`.
@@ -108,27 +110,34 @@ impl<'a> Scope<'a> {
             WeightLayout::OutIn => [d_out, d_in],
             WeightLayout::InOut => [d_in, d_out],
         };
-        let (weight, parameter) = self.matrix_and_parameter(&join(module, "weight"), shape, ParameterRole::Linear(role), Some(layout))?;
+        let (weight, parameter) = self.weight_and_parameter(&join(module, "weight"), shape, ParameterRole::Linear(role), Some(layout))?;
         let bias = if bias { Some(self.vector(&join(module, "bias"), d_out, ParameterRole::LinearBias(role))?) } else { None };
         Ok(Linear { parameter, weight, bias, layout })
     }
 
-    fn matrix_and_parameter(
+    fn weight_and_parameter(
         &self,
         name: &str,
         shape: [usize; 2],
         role: ParameterRole,
         layout: Option<WeightLayout>,
-    ) -> Result<(Tensor<2>, Arc<Parameter>)> {
+    ) -> Result<(Weight, Arc<Parameter>)> {
         let name = join(&self.path, name);
         let values = self.loader.read(&name, &shape)?;
-        let parameter = self.record(&name, role, layout, shape);
-        Ok((Tensor::from_data(TensorData::new(values, shape), self.device()), parameter))
+        let parameter = self.record(&name, role, layout, shape, values.kind());
+        Ok((Weight::new(values, shape, self.device()), parameter))
     }
 
-    fn record(&self, name: &str, role: ParameterRole, layout: Option<WeightLayout>, shape: [usize; 2]) -> Arc<Parameter> {
+    fn record(
+        &self,
+        name: &str,
+        role: ParameterRole,
+        layout: Option<WeightLayout>,
+        shape: [usize; 2],
+        dtype: WeightType,
+    ) -> Arc<Parameter> {
         let Self { stack, layer, .. } = *self;
-        let parameter = Arc::new(Parameter { name: name.into(), stack, layer, role, layout, shape });
+        let parameter = Arc::new(Parameter { name: name.into(), stack, layer, role, layout, shape, dtype });
         self.loader.parameters.borrow_mut().insert(parameter.name.clone(), parameter.clone());
         parameter
     }

@@ -3,14 +3,18 @@
 use burn::tensor::Tensor;
 use easyedit_core::{Error, ParamName, Result, nearest_name};
 
+use crate::weight::Weight;
+
 /// A parameter that can be looked at.
 pub(crate) enum ParamRef<'a> {
+    Weight(&'a Weight),
     Matrix(&'a Tensor<2>),
     Vector(&'a Tensor<1>),
 }
 
 /// A parameter that can be replaced.
 pub(crate) enum ParamMut<'a> {
+    Weight(&'a mut Weight),
     Matrix(&'a mut Tensor<2>),
     Vector(&'a mut Tensor<1>),
 }
@@ -19,6 +23,16 @@ pub(crate) enum ParamMut<'a> {
 pub(crate) trait Parameters {
     fn visit<'a>(&'a self, path: &str, see: &mut dyn FnMut(&str, ParamRef<'a>));
     fn visit_mut(&mut self, path: &str, see: &mut dyn FnMut(&str, ParamMut<'_>));
+}
+
+impl Parameters for Weight {
+    fn visit<'a>(&'a self, path: &str, see: &mut dyn FnMut(&str, ParamRef<'a>)) {
+        see(path, ParamRef::Weight(self));
+    }
+
+    fn visit_mut(&mut self, path: &str, see: &mut dyn FnMut(&str, ParamMut<'_>)) {
+        see(path, ParamMut::Weight(self));
+    }
 }
 
 impl Parameters for Tensor<2> {
@@ -87,6 +101,7 @@ pub(crate) fn weight(parameters: &impl Parameters, model: &str, name: &ParamName
     parameters.visit("", &mut |candidate, parameter| {
         if candidate == name.as_str() {
             found = Some(match parameter {
+                ParamRef::Weight(weight) => weight.to_f32(),
                 ParamRef::Matrix(matrix) => matrix.clone(),
                 ParamRef::Vector(vector) => vector.clone().unsqueeze(),
             });
@@ -112,6 +127,7 @@ pub(crate) fn set_weight(parameters: &mut impl Parameters, model: &str, name: &P
     parameters.visit_mut("", &mut |candidate, parameter| {
         if candidate == name.as_str() {
             match parameter {
+                ParamMut::Weight(weight) => *weight = new.clone().into(),
                 ParamMut::Matrix(matrix) => *matrix = new.clone(),
                 ParamMut::Vector(vector) => *vector = new.clone().reshape([have[1]]),
             }

@@ -5,6 +5,8 @@
 use std::fs::File;
 use std::io;
 
+use bytemuck::Pod;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 /// Numbers that one task reads and converts at a time: small enough to stay in a core's cache until they are checked.
@@ -35,30 +37,63 @@ pub(crate) fn read_blocks(
         buffer.resize(values.len() / blocks.numbers * blocks.bytes, 0);
         read_at(file, buffer, start.saturating_add((index * at_once * blocks.bytes) as u64))?;
         convert(buffer, values);
-        Ok(are_finite(values))
+        Ok(values.iter().fold(true, |finite, value| finite & value.is_finite()))
     };
     let pieces = values.par_chunks_mut(at_once * blocks.numbers).enumerate();
     pieces.map_init(Vec::new, piece).try_reduce(|| true, |a, b| Ok(a & b))
 }
 
-/// Reads `values`, which lie in `file` as little-endian `f32` from byte `start` on, without another copy. Otherwise as [`read_blocks`].
+/// A number that files hold in little-endian bytes.
+pub(crate) trait Number: Pod + Send + Sync {
+    /// The number whose bytes were read on this machine as they lie in the file.
+    fn from_file(self) -> Self;
+    fn is_finite(self) -> bool;
+}
+
+impl Number for f32 {
+    fn from_file(self) -> Self {
+        Self::from_bits(u32::from_le(self.to_bits()))
+    }
+
+    fn is_finite(self) -> bool {
+        self.is_finite()
+    }
+}
+
+impl Number for f16 {
+    fn from_file(self) -> Self {
+        Self::from_bits(u16::from_le(self.to_bits()))
+    }
+
+    fn is_finite(self) -> bool {
+        self.is_finite()
+    }
+}
+
+impl Number for bf16 {
+    fn from_file(self) -> Self {
+        Self::from_bits(u16::from_le(self.to_bits()))
+    }
+
+    fn is_finite(self) -> bool {
+        self.is_finite()
+    }
+}
+
+/// Reads `values`, which lie in `file` as little-endian numbers from byte `start` on, without another copy. Otherwise as [`read_blocks`].
 ///
 /// # Errors
 ///
 /// As [`read_blocks`].
-pub(crate) fn read_f32(file: &File, start: u64, values: &mut [f32]) -> io::Result<bool> {
-    let piece = |(index, values): (usize, &mut [f32])| -> io::Result<bool> {
-        read_at(file, bytemuck::cast_slice_mut(values), start.saturating_add((index * PIECE * size_of::<f32>()) as u64))?;
+pub(crate) fn read_numbers<T: Number>(file: &File, start: u64, values: &mut [T]) -> io::Result<bool> {
+    let piece = |(index, values): (usize, &mut [T])| -> io::Result<bool> {
+        read_at(file, bytemuck::cast_slice_mut(values), start.saturating_add((index * PIECE * size_of::<T>()) as u64))?;
         if cfg!(target_endian = "big") {
-            values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().swap_bytes()));
+            values.iter_mut().for_each(|value| *value = value.from_file());
         }
-        Ok(are_finite(values))
+        Ok(values.iter().fold(true, |finite, value| finite & Number::is_finite(*value)))
     };
     values.par_chunks_mut(PIECE).enumerate().map(piece).try_reduce(|| true, |a, b| Ok(a & b))
-}
-
-fn are_finite(values: &[f32]) -> bool {
-    values.iter().fold(true, |finite, value| finite & value.is_finite())
 }
 
 /// Fills `buffer` with the bytes of `file` from `start` on. The file's own position does not matter.
@@ -99,7 +134,7 @@ mod tests {
         let bytes: Vec<u8> = [9; 5].into_iter().chain(numbers.iter().flat_map(|v| v.to_le_bytes())).collect();
         let file = file_of(&bytes);
         let mut values = vec![0.0; numbers.len()];
-        assert!(read_f32(&file, 5, &mut values).unwrap());
+        assert!(read_numbers(&file, 5, &mut values).unwrap());
         assert_eq!(values, numbers);
         // Blocks of two bytes for one number, and of six for three.
         let halves: Vec<u8> = (0..3 * PIECE as u32).flat_map(|i| (i as u16).to_le_bytes()).collect();
@@ -116,15 +151,15 @@ mod tests {
         let mut damaged = numbers.clone();
         damaged[2 * PIECE + 1] = f32::NAN;
         let bytes: Vec<u8> = damaged.iter().flat_map(|v| v.to_le_bytes()).collect();
-        assert!(!read_f32(&file_of(&bytes), 0, &mut values).unwrap());
+        assert!(!read_numbers(&file_of(&bytes), 0, &mut values).unwrap());
     }
 
     #[test]
     fn a_file_that_ends_early_is_an_error() {
         let file = file_of(&[0; 11]);
-        assert!(read_f32(&file, 0, &mut [0.0; 2]).unwrap());
+        assert!(read_numbers(&file, 0, &mut [0.0; 2]).unwrap());
         for start in [4, 11, 100, u64::MAX] {
-            assert!(read_f32(&file, start, &mut [0.0; 2]).is_err(), "{start}");
+            assert!(read_numbers(&file, start, &mut [0.0; 2]).is_err(), "{start}");
         }
         assert!(read_blocks(&file, 0, Blocks { bytes: 2, numbers: 1 }, &mut [0.0; 6], |_, _| {}).is_err());
     }

@@ -8,11 +8,11 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use crate::json_file::MAX_WEIGHT_BYTES;
-use crate::positioned_reads::{Blocks, read_blocks, read_f32};
+use crate::positioned_reads::read_numbers;
 use crate::pytorch::PYTORCH_FILE;
 use crate::shard_index::ShardIndex;
-use crate::tensor_checks::{check_shape, first_not_finite, missing, read_fault, weight_type};
-use crate::{Error, Result, TensorSource, WeightType};
+use crate::tensor_checks::{check_shape, missing, not_finite, read_fault, weight_type};
+use crate::{Error, Result, StoredValues, TensorSource, WeightType};
 
 /// The weights of a checkpoint in one file.
 pub const SINGLE_FILE: &str = "model.safetensors";
@@ -88,18 +88,17 @@ impl Shard {
     }
 
     /// The numbers of a tensor of the file, all of them finite.
-    fn read(&self, name: &str, tensor: &StoredTensor, kind: WeightType) -> Result<Vec<f32>> {
+    fn read(&self, name: &str, tensor: &StoredTensor, kind: WeightType) -> Result<StoredValues> {
         let start = (self.data_start + tensor.bytes.start) as u64;
-        let mut values = vec![0f32; tensor.bytes.len() / kind.size()];
-        let finite = match kind {
-            WeightType::F32 => read_f32(&self.file, start, &mut values),
-            _ => read_blocks(&self.file, start, Blocks { bytes: kind.size(), numbers: 1 }, &mut values, |bytes, values| {
-                kind.widen_into(bytes, values);
-            }),
+        let mut values = StoredValues::zeros(kind, tensor.bytes.len() / kind.size());
+        let finite = match &mut values {
+            StoredValues::F32(values) => read_numbers(&self.file, start, values),
+            StoredValues::F16(values) => read_numbers(&self.file, start, values),
+            StoredValues::Bf16(values) => read_numbers(&self.file, start, values),
         };
         match finite.map_err(|fault| read_fault(name, &self.path, fault))? {
             true => Ok(values),
-            false => Err(first_not_finite(name, &self.path, &values)),
+            false => Err(not_finite(name, &self.path, &values)),
         }
     }
 
@@ -133,7 +132,7 @@ fn header_fault(bytes: &[u8], fault: &SafeTensorError) -> String {
 
 /// The weights of a Hugging Face folder: `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
 ///
-/// Opening reads headers only. A tensor is read when it is asked for, in pieces, straight into the `f32` that it becomes: loading a model takes
+/// Opening reads headers only. A tensor is read when it is asked for, in pieces, straight into the memory it stays in: loading a model takes
 /// no more memory than the model.
 #[derive(Debug)]
 pub struct SafetensorsSource {
@@ -227,6 +226,10 @@ impl TensorSource for SafetensorsSource {
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.read_stored(name, shape).map(StoredValues::into_f32)
+    }
+
+    fn read_stored(&self, name: &str, shape: &[usize]) -> Result<StoredValues> {
         let absent = || missing(name, self.tensors.keys().map(String::as_str), &self.path);
         let tensor = self.tensors.get(name).ok_or_else(absent)?;
         let shard = self.shards.get(tensor.shard).ok_or_else(absent)?;

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use crate::Result;
+use crate::{Result, StoredValues};
 
 /// Where a checkpoint's tensors are read from, one at a time, under their Hugging Face names.
 pub trait TensorSource {
@@ -16,6 +16,15 @@ pub trait TensorSource {
     ///
     /// [`Error::Tensor`](crate::Error::Tensor) if it is missing, not of shape `shape`, cut short, or holds NaN or infinity.
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
+
+    /// The values of tensor `name`, row-major, in the type they are stored in where that is one of 16 bits, otherwise as `f32`.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    fn read_stored(&self, name: &str, shape: &[usize]) -> Result<StoredValues> {
+        self.read(name, shape).map(StoredValues::F32)
+    }
 
     /// The file or folder, for messages.
     fn path(&self) -> &Path;

@@ -3,7 +3,6 @@
 use burn::tensor::{Device, Tensor};
 use easyedit_core::{
     Encoder, EncoderOutput, EncoderSpec, LanguageModel, ModuleNames, ParameterRole, Pass, Probe, Stack, TokenBatch, WeightLayout,
-    weight_product,
 };
 use serde_json::json;
 
@@ -17,6 +16,7 @@ use crate::parameters::parameters;
 use crate::relative_position::RelativePositions;
 use crate::shape::ShapeKeys;
 use crate::t5_stack::{StackPlan, T5Stack};
+use crate::weight::Weight;
 use crate::{ModelConfig, Result, Shape};
 
 pub(crate) static FAMILY: Family = Family {
@@ -74,11 +74,11 @@ fn module_names(tied_head: bool) -> ModuleNames {
 #[derive(Clone)]
 struct T5 {
     /// The embedding of both stacks, and the head where that is tied.
-    shared: Tensor<2>,
+    shared: Weight,
     encoder: T5Stack,
     decoder: T5Stack,
     /// `None` when the head is the embedding.
-    head: Option<Tensor<2>>,
+    head: Option<Weight>,
     name: String,
     device: Device,
 }
@@ -126,10 +126,10 @@ fn load(source: ModelSource<'_>) -> Result<Box<dyn LanguageModel>> {
     let scope = loader.stack(Stack::Decoder);
     let (rows, logits) = ([vocab_size, d_model], Some(WeightLayout::OutIn));
     let network = T5 {
-        shared: scope.matrix("shared.weight", rows, ParameterRole::TokenEmbedding, if tied_head { logits } else { None })?,
+        shared: scope.weight("shared.weight", rows, ParameterRole::TokenEmbedding, if tied_head { logits } else { None })?,
         encoder: encoder.load(&loader)?,
         decoder: decoder.load(&loader)?,
-        head: if tied_head { None } else { Some(scope.matrix("lm_head.weight", rows, ParameterRole::Head, logits)?) },
+        head: if tied_head { None } else { Some(scope.weight("lm_head.weight", rows, ParameterRole::Head, logits)?) },
         name: name.to_owned(),
         device: device.clone(),
     };
@@ -167,7 +167,7 @@ impl Network for T5 {
     }
 
     fn embed_ids(&self, pass: &Pass) -> Tensor<2> {
-        self.shared.clone().select(0, pass.ids_tensor())
+        self.shared.rows(pass.ids_tensor())
     }
 
     fn positions(&self, pass: &Pass) -> PositionTerms {
@@ -181,10 +181,10 @@ impl Network for T5 {
     fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
         let hidden = self.decoder.finish(hidden);
         match &self.head {
-            Some(head) => weight_product(hidden, head, WeightLayout::OutIn),
+            Some(head) => head.product(hidden, WeightLayout::OutIn),
             None => {
                 let [_, d_model] = hidden.dims();
-                weight_product(hidden.mul_scalar(1.0 / (d_model as f64).sqrt()), &self.shared, WeightLayout::OutIn)
+                self.shared.product(hidden.mul_scalar(1.0 / (d_model as f64).sqrt()), WeightLayout::OutIn)
             }
         }
     }

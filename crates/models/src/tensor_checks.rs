@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use easyedit_core::nearest_name;
+use half::{bf16, f16};
 use safetensors::Dtype;
 
-use crate::{Error, Result, WeightType};
+use crate::{Error, Result, StoredValues, WeightType};
 
 /// The error for a tensor that is not among `names`.
 pub(crate) fn missing<'a>(name: &str, names: impl IntoIterator<Item = &'a str>, path: &Path) -> Error {
@@ -30,10 +31,18 @@ pub(crate) fn weight_type(name: &str, file: &Path, dtype: Dtype) -> Result<Weigh
     })
 }
 
-/// The numbers in `bytes`, all of them finite.
-pub(crate) fn widen(name: &str, file: &Path, kind: WeightType, bytes: &[u8]) -> Result<Vec<f32>> {
-    let (values, finite) = kind.widen(bytes);
-    if finite { Ok(values) } else { Err(first_not_finite(name, file, &values)) }
+/// The little-endian numbers in `bytes`, all of them finite.
+pub(crate) fn numbers(name: &str, file: &Path, kind: WeightType, bytes: &[u8]) -> Result<StoredValues> {
+    let halves = || bytes.as_chunks::<2>().0.iter();
+    let values = match kind {
+        WeightType::F32 => StoredValues::F32(kind.widen(bytes).0),
+        WeightType::F16 => StoredValues::F16(halves().map(|bytes| f16::from_le_bytes(*bytes)).collect()),
+        WeightType::Bf16 => StoredValues::Bf16(halves().map(|bytes| bf16::from_le_bytes(*bytes)).collect()),
+    };
+    match values.first_not_finite() {
+        None => Ok(values),
+        Some(_) => Err(not_finite(name, file, &values)),
+    }
 }
 
 /// The error for a tensor that could not be read from a file whose header promises it.
@@ -45,8 +54,7 @@ pub(crate) fn read_fault(name: &str, file: &Path, fault: std::io::Error) -> Erro
 }
 
 /// The error for a tensor with a number that is not finite, naming the first.
-pub(crate) fn first_not_finite(name: &str, file: &Path, values: &[f32]) -> Error {
-    let place = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
-    let value = values.get(place).copied().unwrap_or(f32::NAN);
+pub(crate) fn not_finite(name: &str, file: &Path, values: &StoredValues) -> Error {
+    let (place, value) = values.first_not_finite().unwrap_or((0, f32::NAN));
     Error::tensor(name, file, format!("is damaged: value {place} of {} is {value}; fetch the checkpoint again", values.len()))
 }

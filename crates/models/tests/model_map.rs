@@ -151,7 +151,7 @@ fn the_map_lists_the_parameters_of_the_model() {
         let listed: Vec<ParamName> = spec.map.iter().map(|parameter| parameter.name.clone()).collect();
         assert_eq!(listed, model.parameter_names(), "{family}");
         for parameter in spec.map.iter() {
-            let Parameter { name, stack, layer, role, layout, shape } = parameter;
+            let Parameter { name, stack, layer, role, layout, shape, .. } = parameter;
             assert_eq!(model.weight(name).unwrap().dims(), *shape, "{family}: {name}");
             assert_eq!(spec.parameter(name).unwrap(), parameter, "{family}");
             assert_eq!(spec.name_of(*stack, *layer, *role), Some(name), "{family}");

@@ -16,6 +16,7 @@ mod parts;
 mod prefetch;
 mod times;
 mod times_transposed;
+mod widened;
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -27,8 +28,8 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 pub(super) use self::joint::Meeting;
-use self::matrix::{Matrix, Weight};
-use self::parts::{cut, range};
+use self::matrix::{Matrix, Numbers, Weight};
+use self::parts::{UNIT, cut, range};
 use self::times::Times;
 use self::times_transposed::TimesTransposed;
 use crate::WeightLayout;
@@ -44,29 +45,31 @@ trait WeightProduct: Backend {
 
 impl WeightProduct for Flex {
     fn weight_product(x: FloatTensor<Self>, weight: FloatTensor<Self>, layout: WeightLayout) -> FloatTensor<Self> {
-        let x = if Matrix::of(&x).is_some() { x } else { x.to_contiguous() };
+        let x = if Matrix::<f32>::of(&x).is_some() { x } else { x.to_contiguous() };
         let (weight, layout) = with_rows(weight, layout);
-        match (Matrix::of(&x), Matrix::of(&weight), layout) {
-            (Some(x), Some(matrix), layout) => {
-                let weight = Weight { matrix, layout };
+        match (Matrix::<f32>::of(&x), Numbers::of(&weight), layout) {
+            (Some(x), Some(numbers), layout) => {
+                let weight = Weight { numbers, layout };
                 let rows: Vec<&[f32]> = (0..x.rows()).map(|row| x.row(row)).collect();
                 let values = joint::joint_product(&rows, weight);
                 FloatTensor::<Self>::from_data(TensorData::new(values, [x.rows(), weight.outputs()]))
             }
-            // Other numbers than `f32`, or none at all.
-            (_, _, WeightLayout::OutIn) => Self::float_matmul(x, Self::float_swap_dims(weight, 0, 1)),
-            (_, _, WeightLayout::InOut) => Self::float_matmul(x, weight),
+            // Numbers of other types, or none at all.
+            (_, _, layout) => {
+                let weight = Self::float_cast(weight, x.dtype().into());
+                Self::float_matmul(x, if layout == WeightLayout::OutIn { Self::float_swap_dims(weight, 0, 1) } else { weight })
+            }
         }
     }
 }
 
 /// The weight with contiguous rows: as it is, seen the other way round, or copied.
 fn with_rows(weight: FloatTensor<Flex>, layout: WeightLayout) -> (FloatTensor<Flex>, WeightLayout) {
-    if Matrix::of(&weight).is_some() {
+    if Numbers::of(&weight).is_some() {
         return (weight, layout);
     }
     let turned = Flex::float_swap_dims(weight.clone(), 0, 1);
-    if Matrix::of(&turned).is_some() { (turned, layout.turned()) } else { (weight.to_contiguous(), layout) }
+    if Numbers::of(&turned).is_some() { (turned, layout.turned()) } else { (weight.to_contiguous(), layout) }
 }
 
 /// Makes the zeros `y` the product of the rows `x` with a weight, on all cores if there is enough to do.
@@ -82,10 +85,33 @@ fn product(x: &[&[f32]], weight: Weight<'_>, mut y: Vec<&mut [f32]>) {
 }
 
 fn product_on_one_core(x: &[&[f32]], weight: Weight<'_>, y: &mut [&mut [f32]]) {
+    let Weight { numbers, layout } = weight;
+    if let Numbers::F32(matrix) = numbers {
+        return add_product(x, matrix, layout, y);
+    }
+    // Rows of the weight are widened some at a time. Those of `x Wᵀ` make outputs of their own; those of `x W` go on with the sums.
+    let mut buffer = Vec::new();
+    for rows in widened::pieces(numbers.rows(), numbers.width(), UNIT) {
+        let matrix = widened::widen(numbers.of_rows(rows.clone()), &mut buffer);
+        match layout {
+            WeightLayout::OutIn => {
+                let mut y: Vec<&mut [f32]> = y.iter_mut().map(|y| &mut y[rows.clone()]).collect();
+                add_product(x, matrix, layout, &mut y);
+            }
+            WeightLayout::InOut => {
+                let x: Vec<&[f32]> = x.iter().map(|x| &x[rows.clone()]).collect();
+                add_product(&x, matrix, layout, y);
+            }
+        }
+    }
+}
+
+/// Adds `x W` to `y`, or makes the zeros `y` those of `x Wᵀ`.
+fn add_product(x: &[&[f32]], weight: Matrix<'_>, layout: WeightLayout, y: &mut [&mut [f32]]) {
     for (x, y) in x.chunks(AT_ONCE).zip(y.chunks_mut(AT_ONCE)) {
-        match weight {
-            Weight { matrix: weight, layout: WeightLayout::OutIn } => Arch::new().dispatch(TimesTransposed { x, weight, y }),
-            Weight { matrix: weight, layout: WeightLayout::InOut } => Arch::new().dispatch(Times { x, weight, y }),
+        match layout {
+            WeightLayout::OutIn => Arch::new().dispatch(TimesTransposed { x, weight, y }),
+            WeightLayout::InOut => Arch::new().dispatch(Times { x, weight, y }),
         }
     }
 }
@@ -137,7 +163,7 @@ pub(super) fn few_rows(x: &Tensor<2>, weight: &Tensor<2>, layout: WeightLayout) 
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Distribution};
+    use burn::tensor::{DType, Device, Distribution};
     use pulp::Simd;
 
     use super::*;
@@ -217,7 +243,7 @@ mod tests {
                 for layout in LAYOUTS {
                     let weight = Matrix::contiguous(&weight, if layout == WeightLayout::OutIn { d_in } else { d_out });
                     let [mut got, mut want] = [(); 2].map(|()| vec![0.0; rows * d_out]);
-                    product(&x, Weight { matrix: weight, layout }, want.chunks_mut(d_out).collect());
+                    product(&x, Weight { numbers: Numbers::F32(weight), layout }, want.chunks_mut(d_out).collect());
                     let y: &mut Vec<&mut [f32]> = &mut got.chunks_mut(d_out).collect();
                     match layout {
                         WeightLayout::OutIn => simd.vectorize(TimesTransposed { x: &x, weight, y }),
@@ -233,6 +259,30 @@ mod tests {
         {
             pulp::x86::V3::try_new().into_iter().for_each(check);
             pulp::x86::V4::try_new().into_iter().for_each(check);
+        }
+    }
+
+    #[test]
+    fn a_weight_of_16_bits_has_the_product_of_the_widened_one() {
+        let device = crate::device::select("cpu").unwrap();
+        let values = |t: &Tensor<2>| t.clone().try_into_data().unwrap().try_to_vec::<f32>().unwrap();
+        // The last is widened in several pieces.
+        for (rows, d_out, d_in) in SHAPES.into_iter().chain([(5, 300, 333), (130, 513, 391)]) {
+            for (layout, dtype) in LAYOUTS.into_iter().flat_map(|layout| [(layout, DType::F16), (layout, DType::BF16)]) {
+                let shape = if layout == WeightLayout::OutIn { [d_out, d_in] } else { [d_in, d_out] };
+                let (x, by) = (random([rows, d_in], &device), random([rows, d_out], &device));
+                let stored = random(shape, &device).cast(dtype);
+                let with_gradient = |weight: &Tensor<2>| {
+                    let x = Tensor::from_inner(x.clone()).require_grad();
+                    let y = few_rows(&x, &Tensor::from_inner(weight.clone()), layout).unwrap();
+                    let gradients = (y.clone() * Tensor::from_inner(by.clone())).sum().backward();
+                    [values(&y.inner()), values(&x.grad(&gradients).unwrap())]
+                };
+                assert_eq!(with_gradient(&stored), with_gradient(&stored.clone().cast(DType::F32)), "{rows}, {d_out}, {d_in}: {dtype:?}");
+                let (part, alike) = (stored.clone().narrow(0, 1, shape[0] - 1), stored.cast(DType::F32).narrow(0, 1, shape[0] - 1));
+                let x = if layout == WeightLayout::InOut { x.narrow(1, 1, d_in - 1) } else { x };
+                assert_eq!(values(&few_rows(&x, &part, layout).unwrap()), values(&few_rows(&x, &alike, layout).unwrap()));
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use super::dequant::{dequantize_into, is_readable, unreadable};
 use super::types::TensorType;
 use super::value::{Value, ValueType, read_type, read_value};
 use crate::json_file::MAX_WEIGHT_BYTES;
-use crate::positioned_reads::{Blocks, read_blocks, read_f32};
+use crate::positioned_reads::{Blocks, read_blocks, read_numbers};
 use crate::tensor_checks::read_fault;
 use crate::{Error, Result};
 
@@ -106,7 +106,7 @@ impl Gguf {
         let blocks = Blocks { bytes: kind.block_bytes(), numbers: kind.block_elements() };
         let mut values = vec![0f32; info.bytes.len() / blocks.bytes * blocks.numbers];
         let finite = match kind {
-            TensorType::F32 => read_f32(&self.file, start, &mut values),
+            TensorType::F32 => read_numbers(&self.file, start, &mut values),
             _ => read_blocks(&self.file, start, blocks, &mut values, |bytes, values| dequantize_into(kind, bytes, values)),
         };
         Ok((values, finite.map_err(|fault| read_fault(name, &self.path, fault))?))

@@ -9,8 +9,8 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::files::find;
 use crate::json_file::MAX_WEIGHT_BYTES;
-use crate::tensor_checks::{check_shape, missing, weight_type, widen};
-use crate::{Error, Result, TensorSource};
+use crate::tensor_checks::{check_shape, missing, numbers, weight_type};
+use crate::{Error, Result, StoredValues, TensorSource};
 
 /// Keys under which training scripts keep the weights beside other things.
 const WRAPPERS: &[&str] = &["state_dict.", "model_state_dict."];
@@ -112,10 +112,14 @@ impl TensorSource for PytorchSource {
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.read_stored(name, shape).map(StoredValues::into_f32)
+    }
+
+    fn read_stored(&self, name: &str, shape: &[usize]) -> Result<StoredValues> {
         let Stored { file, tensor } = self.stored(name)?;
         check_shape(name, file, tensor.shape(), shape)?;
         let kind = weight_type(name, file, dtype(tensor.dtype()))?;
-        widen(name, file, kind, &self.raw(name)?)
+        numbers(name, file, kind, &self.raw(name)?)
     }
 
     fn path(&self) -> &Path {

@@ -236,7 +236,7 @@ pub(super) fn joint_product(x: &[&[f32]], weight: Weight<'_>) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::matrix::Matrix;
+    use super::super::matrix::{Matrix, Numbers};
     use super::*;
     use crate::WeightLayout;
 
@@ -253,7 +253,7 @@ mod tests {
 
     fn multiply(x: &[f32], weight: &[f32], layout: WeightLayout) -> Vec<f32> {
         let x: Vec<&[f32]> = x.chunks(WIDTH).collect();
-        joint_product(&x, Weight { matrix: Matrix::contiguous(weight, WIDTH), layout })
+        joint_product(&x, Weight { numbers: Numbers::F32(Matrix::contiguous(weight, WIDTH)), layout })
     }
 
     /// One after the other, the products of `rows` rows with these weights, both ways: each starts with what the last one made.
@@ -295,7 +295,7 @@ mod tests {
             let meeting = &Meeting::new(2);
             let product = || {
                 let (x, mut y): (Vec<&[f32]>, _) = (x.chunks(WIDTH).collect(), vec![0.0; 3 * WIDTH]);
-                let weight = Weight { matrix: Matrix::contiguous(&weight, WIDTH), layout: WeightLayout::OutIn };
+                let weight = Weight { numbers: Numbers::F32(Matrix::contiguous(&weight, WIDTH)), layout: WeightLayout::OutIn };
                 meeting.run(|| meeting.product(&x, weight, &mut y))
             };
             std::thread::scope(|scope| {
@@ -349,7 +349,7 @@ mod tests {
             done: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
         };
-        let weight = |width| Weight { matrix: Matrix::contiguous(&weight, width), layout: WeightLayout::OutIn };
+        let weight = |width| Weight { numbers: Numbers::F32(Matrix::contiguous(&weight, width)), layout: WeightLayout::OutIn };
         let succeeded = std::thread::scope(|scope| {
             // Rows that are shorter than those of `x`.
             let failing = scope.spawn(|| together.take_part(1, weight(WIDTH / 2)));

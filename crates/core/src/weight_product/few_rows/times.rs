@@ -12,11 +12,10 @@ const DEPTH: usize = 96;
 /// Vectors in a row of a tile.
 const VECTORS: usize = 3;
 
-/// `x W`: of `x: [rows, in]` and `weight: [in, out]`, `[rows, out]`.
+/// Adds `x W` to `y`: of `x: [rows, in]` and `weight: [in, out]`, `[rows, out]`. A sum over the inputs goes on where `y` stands.
 pub(super) struct Times<'a, 'y> {
     pub(super) x: &'a [&'a [f32]],
     pub(super) weight: Matrix<'a>,
-    /// Zeros before.
     pub(super) y: &'a mut [&'y mut [f32]],
 }
 
@@ -35,6 +34,7 @@ impl WithSimd for Times<'_, '_> {
             let mut last = vec![0.0; weight.rows() * lanes];
             last.chunks_exact_mut(lanes).enumerate().for_each(|(row, to)| to[..width - whole].copy_from_slice(&weight.row(row)[whole..]));
             let mut sums = vec![0.0; x.len() * lanes];
+            sums.chunks_exact_mut(lanes).zip(&*y).for_each(|(sums, y)| sums[..width - whole].copy_from_slice(&y[whole..]));
             let mut rows: Vec<&mut [f32]> = sums.chunks_exact_mut(lanes).collect();
             add(simd, &panels, Matrix::contiguous(&last, lanes), &mut rows);
             for (y, sums) in y.iter_mut().zip(rows) {

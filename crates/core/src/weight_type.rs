@@ -1,15 +1,19 @@
+use burn::tensor::DType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
 
 /// Values converted by one task at a time: small enough to stay in the cache between converting and checking them.
 const CHUNK: usize = 1 << 16;
 
-/// How a checkpoint stores a weight's numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a checkpoint stores a weight's numbers, and a model keeps them in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum WeightType {
     /// IEEE 754 binary32.
+    #[default]
     F32,
     /// IEEE 754 binary16.
     F16,
@@ -25,6 +29,15 @@ impl WeightType {
             Dtype::F16 => Some(Self::F16),
             Dtype::BF16 => Some(Self::Bf16),
             _ => None,
+        }
+    }
+
+    /// The same type among those of tensors.
+    pub fn of_tensor(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
         }
     }
 
@@ -46,7 +59,7 @@ impl WeightType {
     }
 
     /// Largest relative error of rounding a number to this type.
-    pub(crate) fn half_step(self) -> f64 {
+    pub fn half_step(self) -> f64 {
         match self {
             Self::F32 => 2f64.powi(-24),
             Self::F16 => 2f64.powi(-11),
@@ -69,8 +82,8 @@ impl WeightType {
         (values, finite)
     }
 
-    /// Writes the little-endian numbers in `bytes` to `values`.
-    pub(crate) fn widen_into(self, bytes: &[u8], values: &mut [f32]) {
+    /// Writes the little-endian numbers in `bytes` to `values`; the shorter of both ends it.
+    pub fn widen_into(self, bytes: &[u8], values: &mut [f32]) {
         match self {
             Self::F32 => {
                 for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
