@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 /// Ranges of columns begin at multiples of it, which whole blocks of every kernel and vector size fill.
-pub(super) const UNIT: usize = 48;
+const UNIT: usize = 48;
 
 /// The columns of part `part` of `parts`; empty where there are more parts than blocks.
 pub(super) fn range(columns: usize, part: usize, parts: usize) -> Range<usize> {

@@ -3,7 +3,7 @@ pub(super) const LINE: usize = 16;
 
 /// Asks for the cache line of a number, so that it is there when it is read.
 #[inline(always)]
-pub(super) fn prefetch(number: &f32) {
+pub(super) fn prefetch<T>(number: &T) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

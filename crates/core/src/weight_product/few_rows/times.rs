@@ -5,6 +5,7 @@ use pulp::{Simd, WithSimd};
 use super::matrix::Matrix;
 use super::panel::Panel;
 use super::prefetch::prefetch;
+use super::stored::Stored;
 
 /// Rows of the weight in a tile, which stays in the first cache while all rows of `x` pass over it.
 const DEPTH: usize = 96;
@@ -12,14 +13,15 @@ const DEPTH: usize = 96;
 /// Vectors in a row of a tile.
 const VECTORS: usize = 3;
 
-/// Adds `x W` to `y`: of `x: [rows, in]` and `weight: [in, out]`, `[rows, out]`. A sum over the inputs goes on where `y` stands.
-pub(super) struct Times<'a, 'y> {
+/// `x W`: of `x: [rows, in]` and `weight: [in, out]`, `[rows, out]`.
+pub(super) struct Times<'a, 'y, T> {
     pub(super) x: &'a [&'a [f32]],
-    pub(super) weight: Matrix<'a>,
+    pub(super) weight: Matrix<'a, T>,
+    /// Zeros before.
     pub(super) y: &'a mut [&'y mut [f32]],
 }
 
-impl WithSimd for Times<'_, '_> {
+impl<T: Stored> WithSimd for Times<'_, '_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -31,10 +33,9 @@ impl WithSimd for Times<'_, '_> {
         add(simd, &panels, weight.of_columns(0..whole), y);
         if whole < width {
             // The last columns, filled up to a vector.
-            let mut last = vec![0.0; weight.rows() * lanes];
+            let mut last = vec![T::zeroed(); weight.rows() * lanes];
             last.chunks_exact_mut(lanes).enumerate().for_each(|(row, to)| to[..width - whole].copy_from_slice(&weight.row(row)[whole..]));
             let mut sums = vec![0.0; x.len() * lanes];
-            sums.chunks_exact_mut(lanes).zip(&*y).for_each(|(sums, y)| sums[..width - whole].copy_from_slice(&y[whole..]));
             let mut rows: Vec<&mut [f32]> = sums.chunks_exact_mut(lanes).collect();
             add(simd, &panels, Matrix::contiguous(&last, lanes), &mut rows);
             for (y, sums) in y.iter_mut().zip(rows) {
@@ -70,7 +71,7 @@ struct Tile {
 
 /// Adds `x W` to `y`; the weight's width is a multiple of the vectors'.
 #[inline(always)]
-fn add<S: Simd>(simd: S, panels: &[Panel], weight: Matrix<'_>, y: &mut [&mut [f32]]) {
+fn add<S: Simd, T: Stored>(simd: S, panels: &[Panel], weight: Matrix<'_, T>, y: &mut [&mut [f32]]) {
     let (lanes, vectors) = (S::F32_LANES, weight.width() / S::F32_LANES);
     let mut columns: Vec<(usize, usize)> = (0..vectors / VECTORS).map(|strip| (strip * VECTORS * lanes, VECTORS)).collect();
     columns.extend((vectors / VECTORS * VECTORS..vectors).map(|vector| (vector * lanes, 1)));
@@ -79,15 +80,17 @@ fn add<S: Simd>(simd: S, panels: &[Panel], weight: Matrix<'_>, y: &mut [&mut [f3
         let rows = start..(start + DEPTH).min(weight.rows());
         tiles.extend(columns.iter().map(|(column, vectors)| Tile { rows: rows.clone(), column: *column, vectors: *vectors }));
     }
+    let mut room = vec![0.0; DEPTH * VECTORS * lanes];
     for (i, tile) in tiles.iter().enumerate() {
         let next = tiles.get(i + 1);
+        T::widen_tile(weight, tile.rows.clone(), tile.column..tile.column + tile.vectors * lanes, &mut room);
         for (i, panel) in panels.iter().enumerate() {
             // The next tile's rows are asked for bit by bit.
             let ahead = next.map(|next| {
                 let share = |panel: usize| next.rows.start + next.rows.len() * panel / panels.len();
                 Tile { rows: share(i)..share(i + 1), ..next.clone() }
             });
-            let block = Block { panel, weight, tile, ahead, y: &mut y[panel.first..] };
+            let block = Block { panel, weight, room: &room, tile, ahead, y: &mut y[panel.first..] };
             match (panel.lanes, tile.vectors) {
                 (8, VECTORS) => block.add::<S, 8, VECTORS>(simd),
                 (8, _) => block.add::<S, 8, 1>(simd),
@@ -99,9 +102,11 @@ fn add<S: Simd>(simd: S, panels: &[Panel], weight: Matrix<'_>, y: &mut [&mut [f3
 }
 
 /// Some rows of `x`, and the tile they pass over.
-struct Block<'a, 'y> {
+struct Block<'a, 'y, T> {
     panel: &'a Panel,
-    weight: Matrix<'a>,
+    weight: Matrix<'a, T>,
+    /// The tile as `f32`, unless the weight is.
+    room: &'a [f32],
     tile: &'a Tile,
     /// What of the next tile is asked for meanwhile.
     ahead: Option<Tile>,
@@ -109,12 +114,12 @@ struct Block<'a, 'y> {
     y: &'a mut [&'y mut [f32]],
 }
 
-impl Block<'_, '_> {
+impl<T: Stored> Block<'_, '_, T> {
     /// Adds the products.
     #[expect(clippy::manual_memcpy, reason = "a slice of the sums would have them in memory instead of registers")]
     #[inline(always)]
     fn add<S: Simd, const LANES: usize, const VECTORS: usize>(self, simd: S) {
-        let Self { panel, weight, tile: Tile { rows, column, .. }, ahead, y } = self;
+        let Self { panel, weight, room, tile: Tile { rows, column, .. }, ahead, y } = self;
         let width = VECTORS * S::F32_LANES;
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; LANES];
         for i in 0..LANES {
@@ -134,7 +139,7 @@ impl Block<'_, '_> {
                 }
                 asked += 1;
             }
-            let weights = S::as_simd_f32s(&weight.row(row)[*column..][..width]).0;
+            let weights = S::as_simd_f32s(T::in_tile(weight, row, *column..*column + width, room, row - rows.start)).0;
             for i in 0..LANES {
                 let x = simd.splat_f32s(x[i]);
                 for vector in 0..VECTORS {
