@@ -15,6 +15,7 @@
 
 mod apply;
 mod artefact;
+mod cache_folder;
 mod caught;
 mod checked_request;
 mod delta;
@@ -56,7 +57,8 @@ pub mod tokens;
 mod weight_product;
 
 pub use apply::apply_all;
-pub use artefact::{Artefact, ArtefactLabel, ArtefactTensor, keep_in_cache, tidy_cache_folder};
+pub use artefact::{Artefact, ArtefactFile, ArtefactLabel, ArtefactTensor};
+pub use cache_folder::{keep_in_cache, tidy_cache_folder};
 pub use caught::catch_panic;
 pub use checked_request::CheckedRequest;
 pub use delta::{MAX_WEIGHT_VALUES, WeightDelta};

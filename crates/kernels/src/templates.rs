@@ -72,7 +72,7 @@ pub fn context_templates(
     progress.end();
     outcome?;
     if let Some((cache, path, identity)) = kept {
-        keep_in_cache(cache, || Artefact::write(&path, ArtefactLabel::new(KIND, &identity, &templates)?, &BTreeMap::new()))?;
+        keep_in_cache(cache, || Artefact::write(&path, ArtefactLabel::new(KIND, &identity, &templates)?, BTreeMap::new()))?;
     }
     Ok(templates)
 }

@@ -116,14 +116,15 @@ fn opening(model: &dyn LanguageModel) -> Result<Vec<u32>> {
 
 fn keep(path: &Path, identity: &str, texts: &[Vec<u32>]) -> Result<()> {
     let lengths: Vec<u32> = texts.iter().map(|text| text.len() as u32).collect();
-    let tensors = [(IDS, &texts.concat()), (LENGTHS, &lengths)].map(|(name, numbers)| (name.to_owned(), ArtefactTensor::of_u32(numbers)));
-    Artefact::write(path, ArtefactLabel::new(KIND, &identity, &())?, &BTreeMap::from(tensors))
+    let ids = texts.concat();
+    let tensors = [(IDS, &ids), (LENGTHS, &lengths)].map(|(name, numbers)| (name.to_owned(), ArtefactTensor::of_u32(numbers)));
+    Artefact::write(path, ArtefactLabel::new(KIND, &identity, &())?, BTreeMap::from(tensors))
 }
 
 /// The kept texts; `None` if there are none.
 fn read(path: &Path, identity: &str, tokens: usize) -> Result<Option<Vec<Vec<u32>>>> {
     // An id for each token, and at most one length.
-    let Some(file) = Artefact::read(path, KIND, &identity, (tokens as u64).saturating_mul(8))? else { return Ok(None) };
+    let Some(mut file) = Artefact::read(path, KIND, &identity, (tokens as u64).saturating_mul(8))? else { return Ok(None) };
     let (ids, lengths) = (file.u32(IDS)?, file.u32(LENGTHS)?);
     let mut left = ids.as_slice();
     let texts = lengths.into_iter().map(|length| {
