@@ -144,7 +144,7 @@ impl PartialFile {
 
     /// Reads what a file is of; `None` if there is no file.
     pub(super) fn find(path: &Path) -> Result<Option<Self>> {
-        let Some(file) = ArtefactFile::find(path, LARGEST)? else { return Ok(None) };
+        let Some(file) = ArtefactFile::find(path, LARGEST).map_err(no_sums)? else { return Ok(None) };
         Self::read(&file).map(|(sums, _)| Some(sums))
     }
 
@@ -191,8 +191,8 @@ impl PartialFile {
     /// What the file is of, and its label.
     fn read(file: &ArtefactFile) -> Result<(Self, ArtefactLabel)> {
         let path = file.path();
-        let damaged = |message: &str| Error::format(path, format!("is no file of sums for statistics: {message}"));
-        let label = file.label(KIND)?;
+        let damaged = |message: &str| no_sums(Error::format(path, message));
+        let label = file.label(KIND).map_err(no_sums)?;
         let job: Job = label.identity(path)?;
         let Progress { next, tokens } = label.facts(path)?;
         if Shard::new(job.shard.index, job.shard.of).is_none() {
@@ -211,6 +211,14 @@ impl PartialFile {
             return Err(damaged("its sums are not those its header tells of"));
         }
         Ok((Self { path: path.to_owned(), job, next, tokens }, label))
+    }
+}
+
+/// The fault of a file, as one of a file that is to hold sums.
+fn no_sums(fault: Error) -> Error {
+    match fault {
+        Error::Format { path, message } => Error::format(path, format!("is no file of sums for statistics: {message}")),
+        other => other,
     }
 }
 
