@@ -3,7 +3,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::matrix::tensor_values;
 use crate::tokens::opening;
-use crate::{AsTokens, Error, KvCache, LanguageModel, Pass, Result, TokenBatch, TokenRow};
+use crate::{AsTokens, Error, KvCache, LanguageModel, Pass, Progress, Result, Silent, TokenBatch, TokenRow};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -67,10 +67,29 @@ impl Generation {
 ///
 /// If a prompt is empty, is longer with its continuation than the model's positions allow, or the logits are not finite.
 pub fn generate<P: AsTokens>(model: &dyn LanguageModel, prompts: &[P], config: &GenerationConfig) -> Result<Vec<Generation>> {
-    continue_rows(model, prompts.iter().map(|prompt| prompt.as_tokens().to_row()).collect(), config)
+    generate_while(model, prompts, config, &Silent)
 }
 
-fn continue_rows(model: &dyn LanguageModel, prompts: Vec<TokenRow>, config: &GenerationConfig) -> Result<Vec<Generation>> {
+/// As [`generate`], until `progress` says that the work is to end, which is asked before every token.
+///
+/// # Errors
+///
+/// As [`generate`]; [`Error::Cancelled`].
+pub fn generate_while<P: AsTokens>(
+    model: &dyn LanguageModel,
+    prompts: &[P],
+    config: &GenerationConfig,
+    progress: &dyn Progress,
+) -> Result<Vec<Generation>> {
+    continue_rows(model, prompts.iter().map(|prompt| prompt.as_tokens().to_row()).collect(), config, progress)
+}
+
+fn continue_rows(
+    model: &dyn LanguageModel,
+    prompts: Vec<TokenRow>,
+    config: &GenerationConfig,
+    progress: &dyn Progress,
+) -> Result<Vec<Generation>> {
     let mut rows: Vec<Row> = prompts
         .iter()
         .enumerate()
@@ -98,6 +117,7 @@ fn continue_rows(model: &dyn LanguageModel, prompts: Vec<TokenRow>, config: &Gen
     }
     let mut cache: Option<KvCache> = None;
     for _ in 0..config.max_new_tokens {
+        progress.check()?;
         let batch = TokenBatch::new(&next)?;
         let last = batch.last_indices();
         let device = model.device();

@@ -69,7 +69,7 @@ pub use encoder::{Encoder, EncoderOutput, EncoderSpec};
 pub use error::{Error, Result};
 pub use files::{OutputFolder, check_output_file, write_atomically, write_new_atomically};
 pub use fingerprint::{Fingerprint, fingerprint_values};
-pub use generate::{Generation, GenerationConfig, Sampling, generate};
+pub use generate::{Generation, GenerationConfig, Sampling, generate, generate_while};
 pub use hparams::{Hparams, HparamsDocument, nearest_name, number};
 pub use input::{open_input, read_input, read_input_text};
 pub use insert::Insert;

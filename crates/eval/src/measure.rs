@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use easyedit_core::tokens::TargetTokens;
-use easyedit_core::{Error, GenerationConfig, LanguageModel, Matrix, Progress, Result, TokenBatch, TokenRow, TokenSlice, generate};
+use easyedit_core::{Error, GenerationConfig, LanguageModel, Matrix, Progress, Result, TokenBatch, TokenRow, TokenSlice, generate_while};
 
 /// Tokens of one batched pass at most; a single longer sequence still goes alone.
 const BATCH_TOKENS: usize = 2048;
@@ -56,7 +56,7 @@ pub(crate) fn continuations(
     for (new, members) in by_length {
         for batch in batches(members.iter().map(|i| wanted[*i].0.len() + new)) {
             let prompts: Vec<TokenSlice<'_>> = batch.iter().map(|k| wanted[members[*k]].0).collect();
-            let texts = generate(model, &prompts, &GenerationConfig::greedy(new))?;
+            let texts = generate_while(model, &prompts, &GenerationConfig::greedy(new), progress)?;
             for (k, text) in batch.iter().zip(texts) {
                 found[members[*k]] = text.ids;
             }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use easyedit_core::{
-    Artefact, ArtefactLabel, ArtefactTensor, Error, GenerationConfig, LanguageModel, ModelSpec, Progress, Result, Sampling, generate,
+    Artefact, ArtefactLabel, ArtefactTensor, Error, GenerationConfig, LanguageModel, ModelSpec, Progress, Result, Sampling, generate_while,
     keep_in_cache, tidy_cache_folder,
 };
 
@@ -75,7 +75,7 @@ fn write(model: &dyn LanguageModel, config: &MomentConfig, wanted: usize, length
         }
         let seed = config.seed.wrapping_add(digest_of_round(round));
         let settings = GenerationConfig { max_new_tokens: new_tokens, sampling, seed, ignore_eos: false };
-        for written in generate(model, &vec![opening.clone(); many], &settings)? {
+        for written in generate_while(model, &vec![opening.clone(); many], &settings, progress)? {
             let mut ids = opening.clone();
             ids.extend(written.ids);
             ids.truncate(left);

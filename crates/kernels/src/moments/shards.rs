@@ -56,7 +56,7 @@ pub fn collect_shard(
 ) -> Result<ShardReport> {
     layers.iter().try_for_each(|layer| model.spec().check_layer(*layer))?;
     let plan = Plan::new(model, text, &query.config, query.cache, progress)?;
-    let fingerprints = fingerprints_up_to(model, layers)?;
+    let fingerprints = fingerprints_up_to(model, layers, progress)?;
     let statistics = Provenance::of_text(model, &fingerprints, query.corpus, text, &query.config)?;
     let job = plan.job(statistics.into_values().collect(), model.spec().d_mlp, shard);
     let mut partial = match PartialFile::find(path)? {
