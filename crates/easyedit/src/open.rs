@@ -52,7 +52,7 @@ impl OpenModel {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownMethod`] naming the nearest one; or if the hyperparameters do not fit the model.
+    /// [`Error::UnknownMethod`](easyedit_core::Error::UnknownMethod) naming the nearest one; or if the hyperparameters do not fit the model.
     pub fn editor(&self, method: &str) -> Result<Editor> {
         let registry = registry();
         let entry = registry.get(method)?;
