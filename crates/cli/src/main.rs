@@ -36,10 +36,11 @@ fn main() -> ExitCode {
     };
     let bars = Bars::new(arguments.common.quiet);
     log_to(&bars, &arguments.common);
-    interrupt::install(&bars);
-    let context = Context::new(arguments.common, bars);
+    let context = Context::new(arguments.common, &bars);
+    interrupt::install(&bars, context.session());
     match commands::run(&context, arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if context.session().is_cancelled() => interrupt::ended(&bars, &error),
         Err(error) => {
             eprint!("{}", output::for_terminal(&(failure::describe(&error) + &interrupt::describe_kept())));
             ExitCode::from(failure::exit_code(&error))

@@ -162,10 +162,9 @@ impl Edit {
     }
 }
 
-/// The metadata of an edit file, as JSON.
+/// The facts of an edit file, as JSON.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct EditHeader {
-    pub(crate) format_version: u32,
     pub(crate) easyedit_version: String,
     pub(crate) method: String,
     pub(crate) model: String,
@@ -179,7 +178,7 @@ pub(crate) struct EditHeader {
     pub(crate) overlay: Option<OverlayHeader>,
 }
 
-/// What the metadata of an edit file says of the overlay.
+/// What the facts of an edit file say of the overlay.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct OverlayHeader {
     pub(crate) data: Value,
@@ -187,7 +186,7 @@ pub(crate) struct OverlayHeader {
     pub(crate) tensors: Vec<String>,
 }
 
-/// What the metadata of an edit file says of one weight.
+/// What the facts of an edit file say of one weight.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct TensorHeader {
     pub(crate) kind: DeltaKind,

@@ -1,23 +1,27 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 
-use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::Deserialize;
 
+use crate::artefact::{EncodedArtefact, ReadTensors};
 use crate::edit::{DeltaKind, EditHeader, OverlayHeader, TensorHeader};
-use crate::{Edit, Error, Matrix, Overlay, ParamName, Result, TensorDelta, WeightDelta, open_input, write_atomically};
+use crate::{
+    ArtefactFile, ArtefactLabel, ArtefactTensor, Edit, Error, Matrix, Overlay, ParamName, Result, TensorDelta, WeightDelta,
+    write_atomically,
+};
 
 /// How the names of edit files end.
 pub const EDIT_FILE_SUFFIX: &str = ".edit.safetensors";
 
-/// Newest layout of edit files this crate reads and writes.
-const FORMAT_VERSION: u32 = 2;
-/// The layout without overlays, which is written where there is none, so that older programs read it.
-const FORMAT_WITHOUT_OVERLAYS: u32 = 1;
-/// Key of the JSON header in the file's metadata.
-const HEADER_KEY: &str = "easyedit";
-/// No edit file is larger; a claim beyond it is not believed.
-const MAX_FILE_BYTES: u64 = 64 << 30;
+/// The kind of artefact.
+const KIND: &str = "edit/3";
+/// Key of the header in the metadata of files of the formats 1 and 2, which have neither a label nor a checksum.
+const KEY_BEFORE_LABELS: &str = "easyedit";
+/// The last format without a label.
+const LAST_BEFORE_LABELS: u32 = 2;
+/// The tensors of no edit have more bytes; a claim beyond it is not believed.
+const MAX_TENSOR_BYTES: u64 = 64 << 30;
 
 impl Edit {
     /// Writes the edit as safetensors: the factors as tensors, everything else as JSON in the metadata.
@@ -26,8 +30,8 @@ impl Edit {
     ///
     /// [`Error::Io`] or [`Error::Format`] naming the file; nothing is left behind then.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let bytes = self.to_bytes().map_err(|message| Error::format(path, message))?;
-        write_atomically(path, |w| w.write_all(&bytes))
+        let encoded = self.encode().map_err(|message| Error::format(path, message))?;
+        write_atomically(path, |w| encoded.write_to(w))
     }
 
     /// The edit as the bytes of its file. The same edit gives the same bytes.
@@ -36,8 +40,11 @@ impl Edit {
     ///
     /// Why it cannot be written as safetensors.
     pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
+        Ok(self.encode()?.to_bytes())
+    }
+
+    fn encode(&self) -> Result<EncodedArtefact<'_>, String> {
         let header = EditHeader {
-            format_version: if self.overlay.is_some() { FORMAT_VERSION } else { FORMAT_WITHOUT_OVERLAYS },
             easyedit_version: env!("CARGO_PKG_VERSION").to_owned(),
             method: self.method.clone(),
             model: self.model.clone(),
@@ -52,72 +59,62 @@ impl Edit {
                 .as_ref()
                 .map(|overlay| OverlayHeader { data: overlay.data.clone(), tensors: overlay.tensors.keys().cloned().collect() }),
         };
-        let header = serde_json::to_string(&header).map_err(|e| format!("the edit cannot be written as JSON: {e}"))?;
-        let mut parts: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+        let label = ArtefactLabel::new(KIND, &(), &header).map_err(|e| format!("the edit cannot be written as JSON: {e}"))?;
+        let mut tensors = BTreeMap::new();
         for (name, change) in &self.deltas {
             match &change.delta {
                 WeightDelta::LowRank { left, right } => {
-                    parts.push(matrix_part(format!("{name}.left"), left));
-                    parts.push(matrix_part(format!("{name}.right"), right));
+                    tensors.insert(format!("{name}.left"), matrix_tensor(left));
+                    tensors.insert(format!("{name}.right"), matrix_tensor(right));
                 }
-                WeightDelta::Dense(delta) => parts.push(matrix_part(format!("{name}.delta"), delta)),
+                WeightDelta::Dense(delta) => _ = tensors.insert(format!("{name}.delta"), matrix_tensor(delta)),
                 WeightDelta::Sparse { indices, values, .. } => {
-                    let bytes = indices.iter().flat_map(|i| i.to_le_bytes()).collect();
-                    parts.push((format!("{name}.indices"), Dtype::U64, vec![indices.len()], bytes));
-                    let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                    parts.push((format!("{name}.values"), Dtype::F32, vec![values.len()], bytes));
+                    tensors.insert(format!("{name}.indices"), ArtefactTensor::of_u64(indices));
+                    tensors.insert(format!("{name}.values"), ArtefactTensor::of_f32(&[values.len()], values));
                 }
             }
         }
-        for (name, matrix) in self.overlay.iter().flat_map(|overlay| &overlay.tensors) {
-            parts.push(matrix_part(overlay_part(name), matrix));
-        }
-        let mut views = Vec::with_capacity(parts.len());
-        for (name, dtype, shape, bytes) in &parts {
-            let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| format!("tensor {name}: {e}"))?;
-            views.push((name.as_str(), view));
-        }
-        let metadata = HashMap::from([(HEADER_KEY.to_owned(), header)]);
-        safetensors::serialize(views, Some(metadata)).map_err(|e| format!("the edit cannot be written as safetensors: {e}"))
+        let of_overlay = self.overlay.iter().flat_map(|overlay| &overlay.tensors);
+        tensors.extend(of_overlay.map(|(name, matrix)| (overlay_part(name), matrix_tensor(matrix))));
+        EncodedArtefact::new(label, tensors)
     }
 
-    /// Reads an edit file.
+    /// Reads an edit file, of this format or of the formats 1 and 2.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it cannot be read, [`Error::Format`] naming the file and the tensor or key that is wrong.
+    /// [`Error::Io`] if it cannot be read, [`Error::Format`] naming the file and the tensor or key that is wrong; a newer format is refused with
+    /// the advice to update.
     pub fn load(path: &Path) -> Result<Self> {
-        let (file, _) = open_input(path, MAX_FILE_BYTES)?;
-        // SAFETY: the map is only read while this function runs; a file that is cut short meanwhile is a fault of whoever cuts it.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("read", path, e))?;
-        Self::from_bytes(&map).map_err(|message| Error::format(path, message))
+        Self::read(ArtefactFile::open(path, MAX_TENSOR_BYTES)?)
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| format!("is not a safetensors file: {e}"))?;
-        let header = metadata
-            .metadata()
-            .as_ref()
-            .and_then(|m| m.get(HEADER_KEY))
-            .ok_or_else(|| format!("is not an easyedit edit: its metadata has no key {HEADER_KEY:?}"))?;
-        let header: EditHeader = serde_json::from_str(header).map_err(|e| format!("its metadata is not an edit's: {e}"))?;
-        if header.format_version > FORMAT_VERSION {
-            return Err(format!(
-                "was written by easyedit {} in format {}, newer than this program reads ({FORMAT_VERSION}); update easyedit",
-                header.easyedit_version, header.format_version
-            ));
+    fn read(file: ArtefactFile<impl Read>) -> Result<Self> {
+        if file.has_label() {
+            let label = file.label(KIND)?;
+            let header = label.facts(file.path())?;
+            return Self::from_parts(header, ReadTensors::read(file, Some(&label))?);
         }
-        let tensors = SafeTensors::deserialize(bytes).map_err(|e| format!("is not a safetensors file: {e}"))?;
+        let fault = |message| Error::format(file.path(), message);
+        let header = file
+            .entry(KEY_BEFORE_LABELS)
+            .ok_or_else(|| fault("is not an easyedit edit: its metadata has no label of easyedit".to_owned()))?;
+        let header = header_before_labels(header).map_err(fault)?;
+        Self::from_parts(header, ReadTensors::read(file, None)?)
+    }
+
+    fn from_parts(header: EditHeader, mut tensors: ReadTensors) -> Result<Self> {
         let mut deltas = BTreeMap::new();
         for (name, tensor) in header.tensors {
-            let delta = read_delta(&tensors, &name, &tensor)?;
+            let delta = read_delta(&mut tensors, &name, &tensor)?;
+            let fault = |message: String| tensors.fault(format!("tensor {name}: {message}"));
             if delta.shape() != tensor.shape {
-                return Err(format!("tensor {name}: its factors make shape {:?}, the header says {:?}", delta.shape(), tensor.shape));
+                return Err(fault(format!("its factors make shape {:?}, the header says {:?}", delta.shape(), tensor.shape)));
             }
-            delta.check().map_err(|message| format!("tensor {name}: {message}"))?;
+            delta.check().map_err(fault)?;
             deltas.insert(name, TensorDelta { delta, base: tensor.base, after: tensor.after });
         }
-        let overlay = header.overlay.map(|overlay| read_overlay(&tensors, overlay)).transpose()?;
+        let overlay = header.overlay.map(|overlay| read_overlay(&mut tensors, overlay)).transpose()?;
         Ok(Self {
             method: header.method,
             model: header.model,
@@ -130,6 +127,20 @@ impl Edit {
             overlay,
         })
     }
+}
+
+/// The header of a file without a label.
+fn header_before_labels(header: &str) -> Result<EditHeader, String> {
+    #[derive(Deserialize)]
+    struct Version {
+        format_version: u32,
+    }
+    let damaged = |e| format!("its metadata is not an edit's: {e}");
+    let Version { format_version } = serde_json::from_str(header).map_err(damaged)?;
+    if format_version > LAST_BEFORE_LABELS {
+        return Err(format!("is in format {format_version}, which this program does not read; update easyedit"));
+    }
+    serde_json::from_str(header).map_err(damaged)
 }
 
 fn tensor_header(change: &TensorDelta) -> TensorHeader {
@@ -146,53 +157,47 @@ fn overlay_part(name: &str) -> String {
     format!("overlay.{name}")
 }
 
-fn read_overlay(tensors: &SafeTensors<'_>, header: OverlayHeader) -> Result<Overlay, String> {
-    let read = |name: String| Ok::<_, String>((name.clone(), read_matrix(tensors, &overlay_part(&name))?));
-    Ok(Overlay { data: header.data, tensors: header.tensors.into_iter().map(read).collect::<Result<_, _>>()? })
+fn matrix_tensor(matrix: &Matrix) -> ArtefactTensor<'_> {
+    ArtefactTensor::of_f32(&matrix.shape(), matrix.values())
 }
 
-fn read_matrix(tensors: &SafeTensors<'_>, name: &str) -> Result<Matrix, String> {
-    let (shape, values) = read_f32(tensors, name)?;
+fn read_overlay(tensors: &mut ReadTensors, header: OverlayHeader) -> Result<Overlay> {
+    let read = |name: String| {
+        let matrix = read_matrix(tensors, &overlay_part(&name))?;
+        Ok((name, matrix))
+    };
+    Ok(Overlay { data: header.data, tensors: header.tensors.into_iter().map(read).collect::<Result<_>>()? })
+}
+
+fn read_matrix(tensors: &mut ReadTensors, name: &str) -> Result<Matrix> {
+    let (shape, values) = tensors.take(name)?;
     match shape[..] {
-        [rows, cols] => Matrix::new(rows, cols, values).ok_or_else(|| format!("tensor {name} has the absurd shape {shape:?}")),
-        _ => Err(format!("tensor {name} has {} dimensions instead of 2", shape.len())),
+        [rows, cols] => {
+            Matrix::new(rows, cols, values).ok_or_else(|| tensors.fault(format!("tensor {name} has the absurd shape {shape:?}")))
+        }
+        _ => Err(tensors.fault(format!("tensor {name} has {} dimensions instead of 2", shape.len()))),
     }
 }
 
-fn matrix_part(name: String, matrix: &Matrix) -> (String, Dtype, Vec<usize>, Vec<u8>) {
-    let bytes = matrix.values().iter().flat_map(|v| v.to_le_bytes()).collect();
-    (name, Dtype::F32, matrix.shape().to_vec(), bytes)
-}
-
-fn read_delta(tensors: &SafeTensors<'_>, name: &ParamName, header: &TensorHeader) -> Result<WeightDelta, String> {
-    let matrix = |part: &str| read_matrix(tensors, &format!("{name}.{part}"));
+fn read_delta(tensors: &mut ReadTensors, name: &ParamName, header: &TensorHeader) -> Result<WeightDelta> {
+    let mut matrix = |part: &str| read_matrix(tensors, &format!("{name}.{part}"));
     match header.kind {
         DeltaKind::LowRank => Ok(WeightDelta::LowRank { left: matrix("left")?, right: matrix("right")? }),
         DeltaKind::Dense => Ok(WeightDelta::Dense(matrix("delta")?)),
         DeltaKind::Sparse => {
-            let (_, values) = read_f32(tensors, &format!("{name}.values"))?;
-            let view = tensors.tensor(&format!("{name}.indices")).map_err(|e| format!("tensor {name}.indices: {e}"))?;
-            if view.dtype() != Dtype::U64 {
-                return Err(format!("tensor {name}.indices has type {:?} instead of U64", view.dtype()));
-            }
-            let indices: Vec<u64> = view.data().as_chunks::<8>().0.iter().map(|c| u64::from_le_bytes(*c)).collect();
+            let (_, indices) = tensors.take(&format!("{name}.indices"))?;
+            let (_, values) = tensors.take(&format!("{name}.values"))?;
             Ok(WeightDelta::Sparse { shape: header.shape, indices, values })
         }
     }
 }
 
-fn read_f32(tensors: &SafeTensors<'_>, name: &str) -> Result<(Vec<usize>, Vec<f32>), String> {
-    let view = tensors.tensor(name).map_err(|e| format!("tensor {name}: {e}"))?;
-    if view.dtype() != Dtype::F32 {
-        return Err(format!("tensor {name} has type {:?} instead of F32", view.dtype()));
-    }
-    let values = view.data().as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect();
-    Ok((view.shape().to_vec(), values))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
+    use safetensors::tensor::{Dtype, TensorView};
 
     use super::*;
     use crate::{EditRequest, fingerprint_values};
@@ -219,6 +224,11 @@ mod tests {
         }
     }
 
+    fn from_bytes(bytes: &[u8]) -> Result<Edit, String> {
+        let file = ArtefactFile::new(Path::new("x"), bytes, bytes.len() as u64);
+        file.and_then(Edit::read).map_err(|e| e.to_string())
+    }
+
     proptest! {
         #[test]
         fn files_round_trip(rows in 1usize..5, cols in 1usize..5, rank in 1usize..3, fill in -1e6f32..1e6) {
@@ -236,11 +246,11 @@ mod tests {
 
         #[test]
         fn bytes_that_are_no_edit_are_errors(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(Edit::from_bytes(&bytes).is_err());
+            prop_assert!(from_bytes(&bytes).is_err());
         }
     }
 
-    /// The bytes of an edit file that claims one change of `kind` and `shape`, with these tensors.
+    /// The bytes of an edit file of format 1, which no checksum protects, that claims one change of `kind` and `shape`, with these tensors.
     fn claiming(kind: &str, shape: [u64; 2], tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) -> Vec<u8> {
         let change = serde_json::json!({"kind": kind, "shape": shape, "base": "00"});
         let header = serde_json::json!({
@@ -248,7 +258,7 @@ mod tests {
             "requests": [], "diagnostics": null, "tensors": {"m.weight": change},
         });
         let views = tensors.iter().map(|(name, dtype, shape, bytes)| (*name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
-        safetensors::serialize(views, Some(HashMap::from([(HEADER_KEY.to_owned(), header.to_string())]))).unwrap()
+        safetensors::serialize(views, Some(HashMap::from([(KEY_BEFORE_LABELS.to_owned(), header.to_string())]))).unwrap()
     }
 
     #[test]
@@ -290,25 +300,52 @@ mod tests {
                 "0 places",
             ),
         ] {
-            let message = Edit::from_bytes(&bytes).unwrap_err();
+            let message = from_bytes(&bytes).unwrap_err();
             assert!(message.contains("m.weight") && message.contains(part), "{part}: {message}");
         }
-        let none = Edit::from_bytes(&factors(1 << 16, 0, 1 << 16)).unwrap();
+        let none = from_bytes(&factors(1 << 16, 0, 1 << 16)).unwrap();
         let (_, change) = none.deltas.first_key_value().unwrap();
         assert_eq!(change.delta.norm(), 0.0, "a change of rank 0 is none, and is not multiplied out to say so");
     }
 
     #[test]
-    fn a_cut_or_changed_file_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.edit.safetensors");
+    fn no_cut_and_no_flipped_bit_goes_unnoticed() {
         let delta = WeightDelta::LowRank { left: Matrix::column(vec![1.0; 4]), right: Matrix::row(vec![1.0; 3]) };
-        edit(vec![("a.weight", delta)]).save(&path).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        for end in 0..bytes.len() {
-            assert!(Edit::from_bytes(&bytes[..end]).is_err(), "cut at {end}");
+        let original = edit(vec![("a.weight", delta)]);
+        let bytes = original.to_bytes().unwrap();
+        assert_eq!(bytes, original.to_bytes().unwrap());
+        for place in 0..bytes.len() {
+            assert!(from_bytes(&bytes[..place]).is_err(), "cut at {place}");
+            let mut flipped = bytes.clone();
+            flipped[place] ^= 1 << (place % 8);
+            // A bit of white space in the header may change nothing that is read.
+            let found = from_bytes(&flipped);
+            assert!(found.as_ref().is_err() || found.as_ref() == Ok(&original), "bit of byte {place}");
+            let is_number = place >= bytes.len() - 4 * (4 + 3);
+            assert!(!is_number || found.unwrap_err().contains("checksum"), "bit of byte {place}");
         }
-        let text = String::from_utf8_lossy(&bytes).replace("low_rank", "lowest__");
-        assert!(Edit::from_bytes(text.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn newer_files_say_to_update() {
+        let exchanged = |bytes: &[u8], from: &str, to: &str| {
+            let place = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+            [&bytes[..place], to.as_bytes(), &bytes[place + from.len()..]].concat()
+        };
+        let old = claiming("dense", [1, 1], &[("m.weight.delta", Dtype::F32, vec![1, 1], vec![0; 4])]);
+        assert!(from_bytes(&old).is_ok());
+        let message = from_bytes(&exchanged(&old, "format_version\\\":1", "format_version\\\":3")).unwrap_err();
+        assert!(message.contains("format 3") && message.contains("update easyedit"), "{message}");
+        let message = from_bytes(&exchanged(&edit(vec![]).to_bytes().unwrap(), "edit/3", "edit/4")).unwrap_err();
+        assert!(message.contains("edit/4") && message.contains("update easyedit"), "{message}");
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_no_edit() {
+        let other = safetensors::serialize([("a", TensorView::new(Dtype::U8, vec![1], &[1]).unwrap())], None).unwrap();
+        assert!(from_bytes(&other).unwrap_err().contains("is not an easyedit edit"));
+        let label = ArtefactLabel::new("value/2", &(), &()).unwrap();
+        let other = EncodedArtefact::new(label, BTreeMap::new()).unwrap().to_bytes();
+        assert!(from_bytes(&other).unwrap_err().contains("is \"value/2\" instead of \"edit/3\""));
     }
 }

@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::logits::most_probable;
 use crate::matrix::tensor_values;
 use crate::tokens::opening;
-use crate::{Error, KvCache, LanguageModel, Pass, Predictor, Result, TokenBatch, TokenRow, TokenSlice};
+use crate::{Error, KvCache, LanguageModel, Pass, Predictor, Progress, Result, TokenBatch, TokenRow, TokenSlice};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -67,7 +67,12 @@ impl Generation {
 /// # Errors
 ///
 /// As [`Predictor::generate`].
-pub fn generate(model: &dyn LanguageModel, prompts: &[TokenSlice<'_>], config: &GenerationConfig) -> Result<Vec<Generation>> {
+pub fn generate(
+    model: &dyn LanguageModel,
+    prompts: &[TokenSlice<'_>],
+    config: &GenerationConfig,
+    progress: &dyn Progress,
+) -> Result<Vec<Generation>> {
     let mut rows: Vec<Row> = prompts
         .iter()
         .enumerate()
@@ -95,6 +100,7 @@ pub fn generate(model: &dyn LanguageModel, prompts: &[TokenSlice<'_>], config: &
     }
     let mut cache: Option<KvCache> = None;
     for _ in 0..config.max_new_tokens {
+        progress.check()?;
         let batch = TokenBatch::new(&next)?;
         let last = batch.last_indices();
         let device = model.device();

@@ -15,6 +15,7 @@
 
 mod apply;
 mod artefact;
+mod cache_folder;
 mod caught;
 mod checked_request;
 mod delta;
@@ -62,7 +63,8 @@ mod weight_type;
 pub mod white_box;
 
 pub use apply::apply_all;
-pub use artefact::{Artefact, ArtefactLabel, ArtefactTensor, keep_in_cache, tidy_cache_folder};
+pub use artefact::{Artefact, ArtefactFile, ArtefactLabel, ArtefactTensor};
+pub use cache_folder::{keep_in_cache, tidy_cache_folder};
 pub use caught::catch_panic;
 pub use checked_request::CheckedRequest;
 pub use delta::{MAX_WEIGHT_VALUES, WeightDelta};
@@ -85,7 +87,7 @@ pub use model_map::{LinearRole, ModelMap, NormRole, Parameter, ParameterRole, St
 pub use names::{Module, ParamName, Site};
 pub use overlay::{EditedModel, ForwardChange, Overlaid, Overlay};
 pub use pass::{MASKED_SCORE, Pass, Visibility};
-pub use predictor::{Predictor, TargetScore, generate};
+pub use predictor::{Predictor, TargetScore, generate, generate_while};
 pub use probe::{Capture, Probe};
 pub use progress::{Progress, Silent};
 pub use publish::{INCOMPLETE_FILE, Staging, unfinished_files};

@@ -157,10 +157,10 @@ impl Predictor for EditedModel {
         }
     }
 
-    fn generate(&self, prompts: &[TokenSlice<'_>], config: &GenerationConfig) -> Result<Vec<Generation>> {
+    fn generate(&self, prompts: &[TokenSlice<'_>], config: &GenerationConfig, progress: &dyn Progress) -> Result<Vec<Generation>> {
         match self.change.predictor() {
-            Some(predictor) => predictor.generate(prompts, config),
-            None => white_box::generate(self, prompts, config),
+            Some(predictor) => predictor.generate(prompts, config, progress),
+            None => white_box::generate(self, prompts, config, progress),
         }
     }
 }

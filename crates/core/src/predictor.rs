@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 
 use crate::tokens::TargetTokens;
-use crate::{AsTokens, Generation, GenerationConfig, Progress, Result, TokenSlice, Tokenizer};
+use crate::{AsTokens, Generation, GenerationConfig, Progress, Result, Silent, TokenSlice, Tokenizer};
 
 /// Something that continues texts, seen from outside: it is asked for predictions and says nothing about how it makes them.
 ///
@@ -35,12 +35,14 @@ pub trait Predictor: Send + Sync {
     /// If a row is longer than [`max_positions`](Self::max_positions), or the logits are not finite.
     fn score(&self, rows: &[&TargetTokens], progress: &dyn Progress) -> Result<Vec<TargetScore>>;
 
-    /// Continues prompts, all of them in one batch; [`encode_prompt`](crate::tokens::encode_prompt) encodes them.
+    /// Continues prompts, all of them in one batch; [`encode_prompt`](crate::tokens::encode_prompt) encodes them. Before every token, `progress` is
+    /// asked whether the work is to end.
     ///
     /// # Errors
     ///
-    /// If a prompt is empty, is longer with its continuation than [`max_positions`](Self::max_positions), or the logits are not finite.
-    fn generate(&self, prompts: &[TokenSlice<'_>], config: &GenerationConfig) -> Result<Vec<Generation>>;
+    /// If a prompt is empty, is longer with its continuation than [`max_positions`](Self::max_positions), or the logits are not finite;
+    /// [`Error::Cancelled`](crate::Error::Cancelled).
+    fn generate(&self, prompts: &[TokenSlice<'_>], config: &GenerationConfig, progress: &dyn Progress) -> Result<Vec<Generation>>;
 }
 
 /// What a [`Predictor`] makes of a target, token by token; all three lists have the target's length.
@@ -60,6 +62,20 @@ pub struct TargetScore {
 ///
 /// As [`Predictor::generate`].
 pub fn generate<P: AsTokens>(predictor: &dyn Predictor, prompts: &[P], config: &GenerationConfig) -> Result<Vec<Generation>> {
+    generate_while(predictor, prompts, config, &Silent)
+}
+
+/// As [`generate`], until `progress` says that the work is to end.
+///
+/// # Errors
+///
+/// As [`Predictor::generate`].
+pub fn generate_while<P: AsTokens>(
+    predictor: &dyn Predictor,
+    prompts: &[P],
+    config: &GenerationConfig,
+    progress: &dyn Progress,
+) -> Result<Vec<Generation>> {
     let prompts: Vec<TokenSlice<'_>> = prompts.iter().map(AsTokens::as_tokens).collect();
-    predictor.generate(&prompts, config)
+    predictor.generate(&prompts, config, progress)
 }

@@ -26,6 +26,15 @@ impl dyn Progress + '_ {
     /// [`Error::Cancelled`] if the work is to end.
     pub fn step(&self, steps: u64) -> Result<()> {
         self.advance(steps);
+        self.check()
+    }
+
+    /// Ends work that reports no step here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`] if the work is to end.
+    pub fn check(&self) -> Result<()> {
         if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 }

@@ -133,6 +133,11 @@ impl Session {
         &self.parts.reports
     }
 
+    /// Whether the work of this session is to end.
+    pub fn is_cancelled(&self) -> bool {
+        self.progress().is_cancelled()
+    }
+
     /// Asks all work of this session and its clones to end. It ends at its next step, with [`Error::Cancelled`](crate::Error::Cancelled); what is
     /// finished stays.
     pub fn cancel(&self) {

@@ -212,6 +212,8 @@ impl<S: EditStore> Run<'_, S> {
                                 (record.post, record.free_decoding.post) = scores(after, self.before.get(index));
                             }
                         }
+                        // The edit is made, and stays; only its scores are missing.
+                        Err(Error::Cancelled) => return Err(Error::Cancelled),
                         // An edit under which the model cannot be asked any more (its logits overflow) is none.
                         Err(error) => {
                             self.edits.pop()?;
@@ -290,8 +292,8 @@ impl<S: EditStore> Run<'_, S> {
     }
 
     fn failed(&self, record: &mut Record, request: &CheckedRequest, error: Error) -> Result<()> {
-        if matches!(error, Error::Cancelled) {
-            return Err(error);
+        if self.session.is_cancelled() || matches!(error, Error::Cancelled) {
+            return Err(Error::Cancelled);
         }
         let error = match error {
             named @ Error::Request { .. } => named,

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use easyedit_core::{EditRequest, Error, LanguageModel, Result, Session};
-use easyedit_models::{Checkpoint, SavedCheckpoint, cache_folder, resolve_model, save_checkpoint};
+use easyedit_core::{EditRequest, LanguageModel, OutputFolder, Result, Session};
+use easyedit_models::{Checkpoint, SavedCheckpoint, cache_folder, check_output, resolve_model, save_checkpoint_into};
 
 use crate::{EditFolder, EditRun, EditStore, Editor, EditorOptions, TextCorpora, changed_weights, hparams, registry};
 
@@ -31,9 +31,9 @@ pub fn open(name: &str) -> Result<OpenModel> {
 ///
 /// As [`open`].
 pub fn open_in(session: &Session, name: &str) -> Result<OpenModel> {
-    let location = resolve_model(name, session.progress()).map_err(Error::other)?;
-    let checkpoint = Checkpoint::open(&location.path).map_err(Error::other)?.with_name(location.name);
-    let model = checkpoint.load(&session.device()?).map_err(Error::other)?;
+    let location = resolve_model(name, session.progress())?;
+    let checkpoint = Checkpoint::open(&location.path)?.with_name(location.name);
+    let model = checkpoint.load_while(&session.device()?, session.progress())?;
     Ok(OpenModel { session: session.clone(), checkpoint: Arc::new(checkpoint), model })
 }
 
@@ -52,7 +52,7 @@ impl OpenModel {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownMethod`] naming the nearest one; or if the hyperparameters do not fit the model.
+    /// [`Error::UnknownMethod`](easyedit_core::Error::UnknownMethod) naming the nearest one; or if the hyperparameters do not fit the model.
     pub fn editor(&self, method: &str) -> Result<Editor> {
         let registry = registry();
         let entry = registry.get(method)?;
@@ -67,7 +67,7 @@ impl OpenModel {
     /// As [`editor`](Self::editor) and [`Editor::run`].
     pub fn edit(&self, method: &str, request: EditRequest) -> Result<Edited> {
         let run = self.editor(method)?.run(&[request], &mut |_| Ok(()))?;
-        Ok(Edited { run, checkpoint: self.checkpoint.clone() })
+        Ok(Edited { run, session: self.session.clone(), checkpoint: self.checkpoint.clone() })
     }
 }
 
@@ -75,6 +75,7 @@ impl OpenModel {
 pub struct Edited {
     /// The edit, its scores, and the edited model.
     pub run: EditRun,
+    session: Session,
     checkpoint: Arc<Checkpoint>,
 }
 
@@ -91,7 +92,9 @@ impl Edited {
         let mut saved = None;
         if edits.iter().all(|edit| edit.overlay.is_none()) {
             let changed = changed_weights(&*edited, edits)?;
-            saved = Some(save_checkpoint(&self.checkpoint, &changed, edits, folder).map_err(Error::other)?);
+            check_output(&self.checkpoint, folder)?;
+            let claimed = OutputFolder::claim(folder)?;
+            saved = Some(save_checkpoint_into(&self.checkpoint, &changed, edits, &claimed, self.session.progress())?);
         }
         let mut files = EditFolder::new(folder, edits.len(), false);
         edits.iter().try_for_each(|edit| files.push(edit.clone()))?;

@@ -7,10 +7,11 @@ mod toy;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use easyedit::{
-    CheckedRequest, Edit, EditMethod, EditRequest, EditRun, Editor, EditorOptions, Error, EvaluationPrompt, Fingerprint, GenerationConfig,
-    LanguageModel, Matrix, Mode, Result, Session, TensorDelta, WeightDelta, generate,
+    CheckedRequest, Edit, EditFolder, EditMethod, EditRequest, EditRun, Editor, EditorOptions, Error, EvaluationPrompt, Fingerprint,
+    GenerationConfig, LanguageModel, Matrix, Mode, Progress, Result, Session, TensorDelta, WeightDelta, generate,
 };
 use serde_json::json;
 use toy::{Toy, WEIGHT, id};
@@ -181,6 +182,47 @@ fn sequential_edits_build_on_each_other_and_are_measured_again_at_the_end() {
     assert_eq!((says(&*edited, "capital of France").as_str(), says(&*edited, "capital of Norway").as_str()), ("Rome .", "Rome ."));
     let halfway = session.edited_by(1).unwrap();
     assert_eq!((says(&*halfway, "capital of France").as_str(), says(&*halfway, "capital of Norway").as_str()), ("New York .", "Rome ."));
+}
+
+/// Asks the work to end when models are asked for the `n`th time.
+struct CancelledAt {
+    n: usize,
+    asked: AtomicUsize,
+}
+
+impl Progress for CancelledAt {
+    fn begin(&self, task: &str, _: Option<u64>) {
+        self.asked.fetch_add(usize::from(task == "evaluate"), Ordering::Relaxed);
+    }
+
+    fn advance(&self, _: u64) {}
+
+    fn remark(&self, _: &str) {}
+
+    fn end(&self) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.asked.load(Ordering::Relaxed) >= self.n
+    }
+}
+
+#[test]
+fn an_edit_that_was_made_is_kept_when_measuring_it_is_cancelled() {
+    for mode_of_run in [Mode::Independent, Mode::Sequential] {
+        let folder = tempfile::tempdir().unwrap();
+        // Asked before, after the first edit, and after the second.
+        let session = Session::new().with_progress(CancelledAt { n: 3, asked: AtomicUsize::new(0) });
+        let (mut editor, _) = editor_in(&session, EditorOptions { keep_going: true, ..mode(mode_of_run) });
+        let requests: Vec<CheckedRequest> = requests().into_iter().map(|request| CheckedRequest::new(request).unwrap()).collect();
+        let mut records = 0;
+        let store = EditFolder::new(folder.path(), requests.len(), false);
+        let run = editor.run_into(store, &requests, &mut |_| {
+            records += 1;
+            Ok(())
+        });
+        assert!(matches!(run.map(|_| ()), Err(Error::Cancelled)));
+        assert_eq!((records, std::fs::read_dir(folder.path()).unwrap().count()), (1, 2));
+    }
 }
 
 #[test]

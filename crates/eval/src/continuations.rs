@@ -16,7 +16,7 @@ pub(crate) fn continuations(
     for (new, members) in by_length {
         for batch in like_lengths(members.iter().map(|i| wanted[*i].0.len() + new)) {
             let prompts: Vec<TokenSlice<'_>> = batch.iter().map(|k| wanted[members[*k]].0).collect();
-            let texts = predictor.generate(&prompts, &GenerationConfig::greedy(new))?;
+            let texts = predictor.generate(&prompts, &GenerationConfig::greedy(new), progress)?;
             for (k, text) in batch.iter().zip(texts) {
                 found[members[*k]] = text.ids;
             }

@@ -51,7 +51,7 @@ impl Predictor for Parrot {
         Ok(rows.iter().map(of_row).collect())
     }
 
-    fn generate(&self, prompts: &[TokenSlice<'_>], config: &GenerationConfig) -> Result<Vec<Generation>> {
+    fn generate(&self, prompts: &[TokenSlice<'_>], config: &GenerationConfig, _: &dyn Progress) -> Result<Vec<Generation>> {
         Ok(prompts.iter().map(|_| Generation { ids: vec![self.word; config.max_new_tokens] }).collect())
     }
 }

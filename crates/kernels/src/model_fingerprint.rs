@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
-use easyedit_core::{Fingerprint, LanguageModel, Parameter, ParameterRole, Result, Stack, fingerprint_values, tensor_values};
+use easyedit_core::{
+    Fingerprint, LanguageModel, Parameter, ParameterRole, Progress, Result, Silent, Stack, fingerprint_values, tensor_values,
+};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -13,21 +15,22 @@ const HASHED_AT_ONCE: usize = 8;
 ///
 /// If the device cannot give a parameter back.
 pub fn fingerprint_up_to(model: &dyn LanguageModel, layer: usize) -> Result<String> {
-    Ok(fingerprints_up_to(model, &[layer])?.remove(&layer).unwrap_or_default())
+    Ok(fingerprints_up_to(model, &[layer], &Silent)?.remove(&layer).unwrap_or_default())
 }
 
-/// [`fingerprint_up_to`] of several layers, for which each parameter is hashed once.
+/// [`fingerprint_up_to`] of several layers, for which each parameter is hashed once; until `progress` says that the work is to end.
 ///
 /// # Errors
 ///
-/// As [`fingerprint_up_to`].
-pub fn fingerprints_up_to(model: &dyn LanguageModel, layers: &[usize]) -> Result<BTreeMap<usize, String>> {
+/// As [`fingerprint_up_to`]; [`Cancelled`](easyedit_core::Error::Cancelled).
+pub fn fingerprints_up_to(model: &dyn LanguageModel, layers: &[usize], progress: &dyn Progress) -> Result<BTreeMap<usize, String>> {
     let Some(deepest) = layers.iter().max().copied() else {
         return Ok(BTreeMap::new());
     };
     let parameters: Vec<&Parameter> = model.spec().map.iter().filter(|parameter| reaches(parameter, deepest)).collect();
     let mut hashes: BTreeMap<usize, Sha256> = layers.iter().map(|layer| (*layer, Sha256::new())).collect();
     for parameters in parameters.chunks(HASHED_AT_ONCE) {
+        progress.check()?;
         let values: Result<Vec<([usize; 2], Vec<f32>)>> = parameters
             .iter()
             .map(|parameter| {

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use easyedit_core::{
-    Artefact, ArtefactLabel, Error, GenerationConfig, LanguageModel, Progress, Result, Sampling, generate, keep_in_cache, tidy_cache_folder,
+    Artefact, ArtefactLabel, Error, GenerationConfig, LanguageModel, Progress, Result, Sampling, generate_while, keep_in_cache,
+    tidy_cache_folder,
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -65,19 +66,19 @@ pub fn context_templates(
     let mut templates = vec!["{}".to_owned()];
     progress.begin("writing context templates", Some(config.lengths.len() as u64));
     let outcome = config.lengths.iter().enumerate().try_for_each(|(index, (length, count))| -> Result<()> {
-        templates.extend(write_templates(model, *length, count / OPENINGS.len(), config.seed.wrapping_add(index as u64))?);
+        templates.extend(write_templates(model, *length, count / OPENINGS.len(), config.seed.wrapping_add(index as u64), progress)?);
         progress.step(1)?;
         Ok(())
     });
     progress.end();
     outcome?;
     if let Some((cache, path, identity)) = kept {
-        keep_in_cache(cache, || Artefact::write(&path, ArtefactLabel::new(KIND, &identity, &templates)?, &BTreeMap::new()))?;
+        keep_in_cache(cache, || Artefact::write(&path, ArtefactLabel::new(KIND, &identity, &templates)?, BTreeMap::new()))?;
     }
     Ok(templates)
 }
 
-fn write_templates(model: &dyn LanguageModel, length: usize, times: usize, seed: u64) -> Result<Vec<String>> {
+fn write_templates(model: &dyn LanguageModel, length: usize, times: usize, seed: u64, progress: &dyn Progress) -> Result<Vec<String>> {
     let mut prompts = Vec::new();
     for opening in OPENINGS {
         let ids = model.tokenizer().encode(opening)?.ids;
@@ -86,7 +87,7 @@ fn write_templates(model: &dyn LanguageModel, length: usize, times: usize, seed:
     let new_tokens = prompts.iter().map(|ids| length.saturating_sub(ids.len())).max().unwrap_or(0);
     let sampling = Sampling::Random { temperature: 1.0, top_k: Some(TOP_K), top_p: None };
     let config = GenerationConfig { max_new_tokens: new_tokens, sampling, seed, ignore_eos: true };
-    let written = generate(model, &prompts, &config)?;
+    let written = generate_while(model, &prompts, &config, progress)?;
     prompts
         .iter()
         .zip(written)

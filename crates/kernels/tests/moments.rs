@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use burn::tensor::Tensor;
 use easyedit_core::{
-    Capture, Corpora, CorpusText, Error, LanguageModel, Module, Pass, Probe, Result, SELF_CORPUS, Silent, Site, TokenBatch, tensor_values,
+    Capture, Corpora, CorpusText, Error, LanguageModel, Module, Pass, Probe, Progress, Result, SELF_CORPUS, Silent, Site, TokenBatch,
+    tensor_values,
 };
 use easyedit_kernels::{
     EasyEditStats, FoundMoments, MomentConfig, MomentNeeds, MomentQuery, SecondMoments, Shard, collect_shard, find_moments, import_npz,
@@ -215,6 +218,53 @@ fn shards_give_the_bits_of_one_run() {
             assert!(paths.len() > 40, "more shards than chunks are no fault");
         }
     }
+}
+
+/// Asks the work to end at its third chunk, and notes the steps that the sums have left.
+#[derive(Default)]
+struct ThirdChunk {
+    left: AtomicU64,
+    done: AtomicU64,
+    chunks: AtomicU64,
+}
+
+impl Progress for ThirdChunk {
+    fn begin(&self, _: &str, total: Option<u64>) {
+        self.left.store(total.unwrap(), Ordering::Relaxed);
+    }
+
+    fn advance(&self, steps: u64) {
+        self.done.fetch_add(steps, Ordering::Relaxed);
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn remark(&self, _: &str) {}
+
+    fn end(&self) {}
+
+    fn is_cancelled(&self) -> bool {
+        self.chunks.load(Ordering::Relaxed) == 3
+    }
+}
+
+#[test]
+fn sums_are_kept_when_they_are_cancelled() {
+    let model = tiny_model("llama", 11).unwrap();
+    let corpora = OneText(documents(40));
+    let folder = tempfile::tempdir().unwrap();
+    // No checkpoint is due before the end.
+    let query = MomentQuery { checkpoint: Duration::from_secs(1 << 20), ..MomentQuery::new("test", config(), Some(folder.path())) };
+    let collect = |progress: &ThirdChunk| find_moments(model.as_ref(), &[LAYER], &query, &corpora, progress);
+    let first = ThirdChunk::default();
+    assert!(matches!(collect(&first), Err(Error::Cancelled)));
+    assert_eq!(unfinished(folder.path()), 1);
+    let second = ThirdChunk::default();
+    assert!(matches!(collect(&second), Err(Error::Cancelled)));
+    let [left, done] = [first.left, first.done].map(AtomicU64::into_inner);
+    assert_eq!(second.left.into_inner(), left - done);
+    let found = find_moments(model.as_ref(), &[LAYER], &query, &corpora, &Silent).unwrap().remove(&LAYER).unwrap();
+    assert_eq!(found.moments, find(model.as_ref(), &corpora, config(), None).moments);
+    assert_eq!(unfinished(folder.path()), 0);
 }
 
 #[test]

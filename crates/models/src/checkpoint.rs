@@ -2,13 +2,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use easyedit_core::{LanguageModel, ParamName, Tokenizer};
+use easyedit_core::{LanguageModel, ParamName, Progress, Silent, Tokenizer};
 use safetensors::Dtype;
 use serde_json::Value;
 
 use crate::companions::carried_files;
 use crate::families::{load_model, stored_name};
 use crate::json_file::read_json_object;
+use crate::source::ReportedSource;
 use crate::tokenizer_files::load_tokenizer;
 use crate::{
     Error, GgufFile, INDEX_FILE, ModelConfig, PytorchFolder, Result, SINGLE_FILE, SafetensorsSource, TensorSource, TextEncoder, WeightType,
@@ -269,8 +270,22 @@ impl Checkpoint {
     ///
     /// As [`load_model`].
     pub fn load(&self, device: &Device) -> Result<Box<dyn LanguageModel>> {
+        self.load_while(device, &Silent)
+    }
+
+    /// As [`load`](Self::load); every tensor is a step of `progress`, which may end the loading.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load); [`Cancelled`](easyedit_core::Error::Cancelled) in an [`Error::Core`].
+    pub fn load_while(&self, device: &Device, progress: &dyn Progress) -> Result<Box<dyn LanguageModel>> {
         let config = ModelConfig::new(self.config().clone(), self.path.join("config.json"))?;
-        load_model(&config, &self.name, self.tensors(), self.tokenizer()?, device)
+        let tokenizer = self.tokenizer()?;
+        let source = ReportedSource { source: self.tensors(), progress };
+        progress.begin("load the model (tensors)", Some(source.names().len() as u64));
+        let loaded = load_model(&config, &self.name, &source, tokenizer, device);
+        progress.end();
+        loaded
     }
 
     /// Loads the text encoder on `device`, under the checkpoint's name.

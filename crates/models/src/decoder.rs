@@ -85,8 +85,8 @@ impl<N: Network> Predictor for Decoder<N> {
         white_box::score(self, rows, progress)
     }
 
-    fn generate(&self, prompts: &[TokenSlice<'_>], config: &GenerationConfig) -> Result<Vec<Generation>> {
-        white_box::generate(self, prompts, config)
+    fn generate(&self, prompts: &[TokenSlice<'_>], config: &GenerationConfig, progress: &dyn Progress) -> Result<Vec<Generation>> {
+        white_box::generate(self, prompts, config, progress)
     }
 }
 

@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use easyedit_core::Progress;
+
 use crate::{Result, StoredValues};
 
 /// Where a checkpoint's tensors are read from, one at a time, under their Hugging Face names.
@@ -28,4 +30,34 @@ pub trait TensorSource {
 
     /// The file or folder, for messages.
     fn path(&self) -> &Path;
+}
+
+/// A source whose every read is a step of a task, and which reads nothing more once the work is to end.
+pub(crate) struct ReportedSource<'a> {
+    pub(crate) source: &'a dyn TensorSource,
+    pub(crate) progress: &'a dyn Progress,
+}
+
+impl TensorSource for ReportedSource<'_> {
+    fn names(&self) -> Vec<String> {
+        self.source.names()
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.source.contains(name)
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.read_stored(name, shape).map(StoredValues::into_f32)
+    }
+
+    fn read_stored(&self, name: &str, shape: &[usize]) -> Result<StoredValues> {
+        let values = self.source.read_stored(name, shape)?;
+        self.progress.step(1)?;
+        Ok(values)
+    }
+
+    fn path(&self) -> &Path {
+        self.source.path()
+    }
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use checkpoint_support::*;
-use easyedit_core::{Edit, Matrix, OutputFolder, ParamName, Tokenizer};
+use easyedit_core::{Edit, Matrix, OutputFolder, ParamName, Silent, Tokenizer};
 use easyedit_models::*;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -92,7 +92,7 @@ fn two_runs_do_not_write_to_one_folder() {
     let claim = OutputFolder::claim(&out).unwrap();
     fails(&dir, &BTreeMap::new(), &[], &out, &["another run"]);
     let checkpoint = Checkpoint::open(&dir.path().join("in")).unwrap();
-    save_checkpoint_into(&checkpoint, &BTreeMap::new(), &[], &claim).unwrap();
+    save_checkpoint_into(&checkpoint, &BTreeMap::new(), &[], &claim, &Silent).unwrap();
     drop(claim);
     assert!(Checkpoint::open(&out).is_ok());
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use easyedit_core::{
-    Edit, EditRequest, Fingerprint, LanguageModel, Matrix, OutputFolder, ParamName, Result as CoreResult, TensorDelta, WeightDelta,
+    Edit, EditRequest, Fingerprint, LanguageModel, Matrix, OutputFolder, ParamName, Result as CoreResult, Silent, TensorDelta, WeightDelta,
     apply_all,
 };
 use easyedit_models::tiny::{convert_checkpoint, write_tiny_checkpoint};
@@ -61,7 +61,7 @@ impl Place {
         let (from, base) = (self.open(from), base.map(|base| self.open(base)));
         let reverted = revert(&from, base.as_ref(), edits)?;
         let folder = OutputFolder::claim(&self.path(to)).unwrap();
-        save_reverted_into(&from, &reverted, edits, &folder)?;
+        save_reverted_into(&from, &reverted, edits, &folder, &Silent)?;
         Ok(reverted.restored.values().map(|restored| restored.way).collect())
     }
 

@@ -22,7 +22,7 @@ pub(super) fn run(context: &Context, arguments: &ApplyArguments) -> Result<()> {
     // The program ends with the edited model: nothing is reverted.
     let _applied = apply_all(&edits, &mut *model)?;
     let changed = changed_weights(&*model, &edits)?;
-    let saved = save_checkpoint_into(&checkpoint, &changed, &edits, &folder)?;
+    let saved = save_checkpoint_into(&checkpoint, &changed, &edits, &folder, context.progress())?;
     let value = json!({ "checkpoint": visible_path(&saved.folder), "files": saved.files, "tensors": saved.tensors });
     context.output.print(&value, || {
         let mut text = format!("{} edit(s) applied to {}\n", edits.len(), checkpoint.name());

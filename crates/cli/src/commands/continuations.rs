@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use easyedit::tokens::encode_prompt;
-use easyedit::{EditRequest, GenerationConfig, Predictor, TokenRow, generate};
+use easyedit::{EditRequest, GenerationConfig, Predictor, Progress, TokenRow, generate_while};
 
 use crate::output::{Continuation, Role};
 
@@ -33,8 +33,13 @@ impl Watched {
 }
 
 /// Greedy continuations by both models, side by side.
-pub(super) fn compare(before: &dyn Predictor, after: &dyn Predictor, watched: &[Watched]) -> Result<Vec<Continuation>> {
-    let (first, second) = (continue_all(before, watched)?, continue_all(after, watched)?);
+pub(super) fn compare(
+    before: &dyn Predictor,
+    after: &dyn Predictor,
+    watched: &[Watched],
+    progress: &dyn Progress,
+) -> Result<Vec<Continuation>> {
+    let (first, second) = (continue_all(before, watched, progress)?, continue_all(after, watched, progress)?);
     let rows = watched.iter().zip(first).zip(second);
     Ok(rows.map(|((one, before), after)| pair(one, before, after)).collect())
 }
@@ -49,9 +54,9 @@ pub(super) fn pair(one: &Watched, before: String, after: String) -> Continuation
     Continuation { role: one.role, prompt: one.prompt.clone(), before, after, as_wanted }
 }
 
-fn continue_all(predictor: &dyn Predictor, watched: &[Watched]) -> Result<Vec<String>> {
+fn continue_all(predictor: &dyn Predictor, watched: &[Watched], progress: &dyn Progress) -> Result<Vec<String>> {
     let prompts: easyedit::Result<Vec<TokenRow>> = watched.iter().map(|one| encode_prompt(predictor, &one.prompt)).collect();
-    let generated = generate(predictor, &prompts?, &GenerationConfig::greedy(TOKENS))?;
+    let generated = generate_while(predictor, &prompts?, &GenerationConfig::greedy(TOKENS), progress)?;
     Ok(generated.iter().map(|one| one.text(predictor)).collect::<easyedit::Result<_>>()?)
 }
 

@@ -8,6 +8,7 @@ use easyedit::models::{Checkpoint, check_output, save_checkpoint_into};
 use easyedit::{Edit, EditFolder, EditStore, Error, LanguageModel, OutputFolder, changed_weights};
 use serde::Serialize;
 
+use super::Context;
 use super::run::MOST_SHOWN;
 use crate::args::{OutputArguments, Save};
 use crate::failure::UsageError;
@@ -48,6 +49,7 @@ impl Destination {
     /// Writes the checkpoint, if it is wanted, and says what was written.
     pub(super) fn finish(
         &self,
+        context: &Context,
         checkpoint: &Checkpoint,
         edits: &EditKeeper,
         edited: impl FnOnce() -> easyedit::Result<Box<dyn LanguageModel>>,
@@ -56,7 +58,7 @@ impl Destination {
         if self.save.checkpoint() && !edits.is_empty() {
             let all: Vec<Edit> = (0..edits.len()).map(|index| Ok(edits.get(index)?.into_owned())).collect::<easyedit::Result<_>>()?;
             let changed = changed_weights(&*edited()?, &all)?;
-            saved.checkpoint = Some(save_checkpoint_into(checkpoint, &changed, &all, &self.folder)?.folder);
+            saved.checkpoint = Some(save_checkpoint_into(checkpoint, &changed, &all, &self.folder, context.progress())?.folder);
         }
         Ok(saved)
     }
@@ -94,6 +96,7 @@ impl EditStore for EditKeeper {
             Self::Files(folder) => {
                 folder.push(edit)?;
                 folder.last_file().into_iter().for_each(interrupt::keep);
+                interrupt::resume("run the same command again to make the rest; an edit that is kept is not written twice");
                 Ok(())
             }
             Self::Memory(edits) => EditStore::push(edits, edit),

@@ -15,6 +15,7 @@ use super::requests::requests;
 use super::run::MOST_SHOWN;
 use crate::args::{EditArguments, EditMode};
 use crate::failure::UsageError;
+use crate::interrupt;
 use crate::output::{Continuation, continuation_table, record_table, score_table, seconds};
 
 /// Whether `--method` asks for this, in any case and punctuation.
@@ -29,6 +30,7 @@ pub(super) fn run(context: &Context, arguments: &EditArguments) -> Result<()> {
     let (hparams, source) = hparams(arguments)?;
     let api = FtApi::new(hparams, context.common.seed)?;
     let report = arguments.report.as_deref().map(ReportWriter::create).transpose()?;
+    interrupt::goes_on_elsewhere("a job that was begun goes on at the API; run the same command again to follow it\n");
     let run = api.run(&requests, !arguments.no_evaluation, context.progress())?;
     if let Some(mut report) = report {
         run.records.iter().try_for_each(|record| report.record(record))?;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use easyedit::tokens::encode_prompt;
-use easyedit::{GenerationConfig, Sampling, TokenRow, generate};
+use easyedit::{GenerationConfig, Sampling, TokenRow, generate_while};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -24,7 +24,7 @@ pub(super) fn run(context: &Context, arguments: &GenerateArguments) -> Result<()
         seed: context.common.seed,
         ignore_eos: false,
     };
-    let generated = generate(&*model, &prompts?, &config)?;
+    let generated = generate_while(&*model, &prompts?, &config, context.progress())?;
     let texts: easyedit::Result<Vec<String>> = generated.iter().map(|one| one.text(&*model)).collect();
     let texts = texts?;
     let pairs = || arguments.prompt.iter().zip(&texts);

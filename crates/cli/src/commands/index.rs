@@ -22,7 +22,7 @@ pub(super) fn run(context: &Context, arguments: &IndexArguments) -> Result<()> {
     if arguments.lexical {
         hparams.retrieval = Retrieval::Lexical;
     }
-    let session = context.session().with_corpora(TextCorpora::default());
+    let session = context.session().clone().with_corpora(TextCorpora::default());
     let started = Instant::now();
     let index = DemonstrationIndex::open(&hparams, &device, &session)?.context("the file of records has no name")?;
     let took = started.elapsed().as_secs_f64();

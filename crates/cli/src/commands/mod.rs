@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use easyedit::models::{Checkpoint, cache_folder, resolve_model};
-use easyedit::{LanguageModel, SAMPLE_CORPUS, SELF_CORPUS, Session};
+use easyedit::{LanguageModel, Progress, SAMPLE_CORPUS, SELF_CORPUS, Session};
 
 use crate::args::{Command, Common};
 use crate::failure::UsageError;
@@ -38,17 +38,18 @@ use crate::progress::Bars;
 pub(crate) struct Context {
     pub(crate) common: Common,
     pub(crate) output: Output,
-    bars: Bars,
+    session: Session,
 }
 
 impl Context {
-    pub(crate) fn new(common: Common, bars: Bars) -> Self {
-        Self { output: Output::new(common.json), common, bars }
+    pub(crate) fn new(common: Common, bars: &Bars) -> Self {
+        let session = Session::new().with_seed(common.seed).with_cache(cache_folder()).with_progress(bars.clone());
+        Self { output: Output::new(common.json), common, session }
     }
 
-    /// Where long work reports to.
-    pub(crate) fn progress(&self) -> &Bars {
-        &self.bars
+    /// Where long work reports to, and is told to end.
+    pub(crate) fn progress(&self) -> &dyn Progress {
+        self.session.progress()
     }
 
     /// Where methods keep what is worth keeping.
@@ -56,9 +57,9 @@ impl Context {
         cache_folder()
     }
 
-    /// The session that the flags ask for.
-    pub(crate) fn session(&self) -> Session {
-        Session::new().with_seed(self.common.seed).with_cache(self.cache()).with_progress(self.bars.clone())
+    /// The session that the flags ask for. All work of the command belongs to it.
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
     }
 
     /// Checks `--device`, so that a wrong one is told before anything is computed.
@@ -72,14 +73,14 @@ impl Context {
         if name.trim().is_empty() {
             return Err(UsageError("--model is empty; give a folder, a .gguf file, a Hub id or a short name".into()).into());
         }
-        let location = resolve_model(name, &self.bars)?;
+        let location = resolve_model(name, self.progress())?;
         Ok(Checkpoint::open(&location.path)?.with_name(location.name))
     }
 
     /// Loads an opened model onto `--device`.
     pub(crate) fn load(&self, checkpoint: &Checkpoint) -> Result<Box<dyn LanguageModel>> {
         let device = easyedit::device::select(&self.common.device)?;
-        Ok(checkpoint.load(&device)?)
+        Ok(checkpoint.load_while(&device, self.progress())?)
     }
 }
 

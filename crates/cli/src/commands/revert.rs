@@ -20,7 +20,7 @@ pub(super) fn run(context: &Context, arguments: &RevertArguments) -> Result<()> 
     check_output(&edited, &arguments.out)?;
     let folder = OutputFolder::claim(&arguments.out)?;
     let reverted = revert(&edited, base.as_ref(), &edits)?;
-    let saved = save_reverted_into(&edited, &reverted, &edits, &folder)?;
+    let saved = save_reverted_into(&edited, &reverted, &edits, &folder, context.progress())?;
     let ways: BTreeMap<_, _> = reverted.restored.iter().map(|(name, restored)| (name, restored.way)).collect();
     context.output.print(&json!({ "checkpoint": visible_path(&saved.folder), "tensors": ways }), || {
         let mut text = format!("{} edit(s) taken out of {}\n", edits.len(), edited.name());

@@ -77,8 +77,7 @@ impl Run<'_> {
         }
         let told = describe(&*model, &context.common.device);
         let options = EditorOptions { mode: self.mode, evaluate: self.evaluate, keep_going: self.requests.len() > 1 };
-        let session = context.session().with_corpora(TextCorpora { corpus: self.corpus.clone() });
-        interrupt::resume("run the same command again to make the rest; an edit that is kept is not written twice");
+        let session = context.session().clone().with_corpora(TextCorpora { corpus: self.corpus.clone() });
         let mut editor = Editor::new(&session, model, method, options);
         let edits = EditKeeper::new(destination.as_ref(), if self.mode == Mode::Batch { 1 } else { self.requests.len() });
         let mut is_named = false;
@@ -99,10 +98,10 @@ impl Run<'_> {
             interrupt::keep(path);
         }
         let saved = match &destination {
-            Some(destination) => destination.finish(&checkpoint, &run.edits, || run.edited())?,
+            Some(destination) => destination.finish(context, &checkpoint, &run.edits, || run.edited())?,
             None => Saved::default(),
         };
-        let continuations = if self.evaluate { self.continuations(&run)? } else { Vec::new() };
+        let continuations = if self.evaluate { self.continuations(context, &run)? } else { Vec::new() };
         Ok(Finished { run, model: told, hparams, continuations, saved, report: self.report.cloned() })
     }
 
@@ -145,7 +144,7 @@ impl Run<'_> {
         Ok(found)
     }
 
-    fn continuations(&self, run: &EditRun<EditKeeper>) -> Result<Vec<Continuation>> {
+    fn continuations(&self, context: &Context, run: &EditRun<EditKeeper>) -> Result<Vec<Continuation>> {
         let edited: Vec<&Record> = run.records.iter().filter(|record| record.error.is_none()).collect();
         if edited.is_empty() || edited.len() > MOST_SHOWN {
             return Ok(Vec::new());
@@ -159,7 +158,7 @@ impl Run<'_> {
             let mut watched = Watched::of(&record.requested_rewrite);
             watched.extend(self.watched.iter().cloned());
             watched.sort_by_key(|one| one.role);
-            all.extend(compare(run.original(), &*model, &watched)?);
+            all.extend(compare(run.original(), &*model, &watched, context.progress())?);
         }
         Ok(all)
     }

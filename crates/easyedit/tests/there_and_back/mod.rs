@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use easyedit::models::tiny::convert_checkpoint;
 use easyedit::models::{Checkpoint, Restored, SINGLE_FILE, Way, WeightType, revert, save_checkpoint, save_reverted_into};
-use easyedit::{CheckedRequest, Edit, EditRequest, Matrix, OutputFolder, ParamName, Session, TextCorpora, apply_all, device, hparams};
+use easyedit::{
+    CheckedRequest, Edit, EditRequest, Matrix, OutputFolder, ParamName, Session, Silent, TextCorpora, apply_all, device, hparams,
+};
 use easyedit_tiny_world as tiny_world;
 use tempfile::TempDir;
 
@@ -99,7 +101,7 @@ impl Workshop {
         let near = revert(&edited, None, &read)?;
         let reverted = revert(&edited, Some(base), &read)?;
         let folder = OutputFolder::claim(&place.path().join("back"))?;
-        save_reverted_into(&edited, &reverted, &read, &folder)?;
+        save_reverted_into(&edited, &reverted, &read, &folder, &Silent)?;
         let weights = |folder: &Path| std::fs::read(folder.join(SINGLE_FILE));
         let is_same = weights(folder.path())? == weights(base.path())?;
         Ok(is_same.then(|| near.restored.values().map(|Restored { way, .. }| *way).collect()))

@@ -133,8 +133,8 @@ impl Predictor for Toy {
         white_box::score(self, rows, progress)
     }
 
-    fn generate(&self, prompts: &[TokenSlice<'_>], config: &GenerationConfig) -> Result<Vec<Generation>> {
-        white_box::generate(self, prompts, config)
+    fn generate(&self, prompts: &[TokenSlice<'_>], config: &GenerationConfig, progress: &dyn Progress) -> Result<Vec<Generation>> {
+        white_box::generate(self, prompts, config, progress)
     }
 }
 

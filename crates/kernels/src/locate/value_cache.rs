@@ -99,11 +99,11 @@ fn write(path: &Path, identity: &Identity<'_>, value: &OptimizedValue) -> Result
         ("delta".to_owned(), ArtefactTensor::of_f64(&value.delta)),
     ]);
     tensors.extend(value.attention_delta.as_ref().map(|delta| ("attention_delta".to_owned(), ArtefactTensor::of_f64(delta))));
-    Artefact::write(path, ArtefactLabel::new(KIND, identity, &value.losses)?, &tensors)
+    Artefact::write(path, ArtefactLabel::new(KIND, identity, &value.losses)?, tensors)
 }
 
 fn read(path: &Path, identity: &Identity<'_>) -> Result<Option<OptimizedValue>> {
-    let Some(file) = Artefact::read(path, KIND, identity, LARGEST)? else { return Ok(None) };
+    let Some(mut file) = Artefact::read(path, KIND, identity, LARGEST)? else { return Ok(None) };
     let attention_delta = file.has("attention_delta").then(|| file.f64("attention_delta")).transpose()?;
     let losses = file.facts::<Vec<StepLoss>>()?;
     Ok(Some(OptimizedValue { initial: file.f64("initial")?, delta: file.f64("delta")?, attention_delta, losses }))

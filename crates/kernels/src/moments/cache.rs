@@ -20,8 +20,8 @@ pub(super) fn write(cache: &Path, provenance: &Provenance, moments: &SecondMomen
     let path = provenance.path(cache);
     let kept = keep_in_cache(cache, || {
         let label = ArtefactLabel::new(KIND, &provenance.nameless(), &(provenance, moments.tokens()))?;
-        let mean = ArtefactTensor::of_f32(vec![moments.size(); 2], moments.mean());
-        Artefact::write(&path, label, &BTreeMap::from([(TENSOR.to_owned(), mean)]))
+        let mean = ArtefactTensor::of_f32(&[moments.size(); 2], moments.mean());
+        Artefact::write(&path, label, BTreeMap::from([(TENSOR.to_owned(), mean)]))
     })?;
     Ok(kept.map(|()| path))
 }
@@ -31,7 +31,7 @@ pub(super) fn read(cache: &Path, provenance: &Provenance, size: usize) -> Result
     let path = provenance.path(cache);
     tidy_cache_folder(&folder(cache));
     let bytes = (size as u64).saturating_mul(size as u64).saturating_mul(4);
-    let Some(file) = Artefact::read(&path, KIND, &provenance.nameless(), bytes)? else { return Ok(None) };
+    let Some(mut file) = Artefact::read(&path, KIND, &provenance.nameless(), bytes)? else { return Ok(None) };
     let (_, tokens): (Provenance, u64) = file.facts()?;
     let (shape, mean) = file.f32(TENSOR)?;
     if shape != [size, size] {

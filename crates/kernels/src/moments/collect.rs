@@ -62,7 +62,10 @@ fn run(
         add(model, batch, partial)?;
         partial.next += 1;
         partial.tokens += tokens;
-        progress.step(tokens)?;
+        if let Err(cancelled) = progress.step(tokens) {
+            checkpoints.map_or(Ok(()), |checkpoints| checkpoints.write(partial))?;
+            return Err(cancelled);
+        }
         if let (Some(checkpoints), Some(due)) = (checkpoints, wait)
             && partial.next < partial.range.end
             && kept.elapsed() >= due

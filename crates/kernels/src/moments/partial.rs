@@ -1,13 +1,10 @@
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{ArtefactLabel, Error, Result, open_input, write_atomically};
-use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use easyedit_core::{Artefact, ArtefactFile, ArtefactLabel, ArtefactTensor, Error, Result};
+use safetensors::tensor::{Dtype, TensorInfo};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::fixed_sum::FixedSum;
 use super::provenance::{Provenance, digest};
@@ -15,13 +12,10 @@ use super::{SecondMoments, not_finite};
 
 /// The kind of artefact.
 const KIND: &str = "partial-moments/2";
-/// No header is longer, in bytes.
-const LONGEST_HEADER: u64 = 16 << 20;
-/// No file is larger, in bytes; what is read of it at once is small.
+/// The sums of no file are larger, in bytes; what is read of them at once is small.
 const LARGEST: u64 = 1 << 40;
-/// Bytes of an entry; entries are read and written this many at a time.
+/// Bytes of an entry.
 const ENTRY_BYTES: usize = 16;
-const ENTRIES_AT_ONCE: usize = 1 << 14;
 
 /// One of several equal parts of the work: part `index` of `of`, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,9 +125,9 @@ struct Progress {
     tokens: u64,
 }
 
-/// A file of sums: a checkpoint, and when all chunks are in, a shard. Safetensors, with one tensor of 64-bit integers per layer: the
+/// A file of sums: a checkpoint, and when all chunks are in, a shard. An artefact with one tensor of 64-bit integers per layer: the
 /// entries of [`FixedSum`], their low halves first. Its [label](ArtefactLabel) has the job as its identity, and the next chunk and the tokens counted
-/// as facts; the file is written and read in parts, because sums take gigabytes.
+/// as facts. The sums take gigabytes, so they are added part by part while the file is read.
 #[derive(Clone, Debug)]
 pub(super) struct PartialFile {
     pub(super) path: PathBuf,
@@ -149,12 +143,9 @@ impl PartialFile {
     }
 
     /// Reads what a file is of; `None` if there is no file.
-    pub(super) fn open(path: &Path) -> Result<Option<Self>> {
-        match open_input(path, LARGEST) {
-            Ok((file, _)) => Self::read(path, file).map(|(file, ..)| Some(file)),
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+    pub(super) fn find(path: &Path) -> Result<Option<Self>> {
+        let Some(file) = ArtefactFile::find(path, LARGEST).map_err(no_sums)? else { return Ok(None) };
+        Self::read(&file).map(|(sums, _)| Some(sums))
     }
 
     /// Number of chunks that are in, and that are wanted.
@@ -173,28 +164,19 @@ impl PartialFile {
 
     /// Adds the sums to those of other chunks. After an error they are of no use: some may have been added.
     pub(super) fn add_to(&self, partial: &mut Partial) -> Result<()> {
-        let (file, _) = open_input(&self.path, LARGEST)?;
-        let (again, mut reader, metadata, label) = Self::read(&self.path, file)?;
-        let mut checksum = label.checksum();
+        let file = ArtefactFile::open(&self.path, LARGEST)?;
+        let (again, label) = Self::read(&file)?;
         if again.job != self.job || again.next != self.next {
             return Err(Error::format(&self.path, "was written to while it was read"));
         }
-        let mut bytes = vec![0; ENTRIES_AT_ONCE * ENTRY_BYTES];
-        for name in metadata.offset_keys() {
-            let layer = name.parse().ok();
-            let sum = layer.and_then(|layer: usize| partial.sums.get_mut(&layer));
+        file.read_parts(&label, |name, offset, part| {
+            let sum = name.parse().ok().and_then(|layer: usize| partial.sums.get_mut(&layer));
             let sum = sum.ok_or_else(|| Error::format(&self.path, format!("holds sums called {name}, which belong to no layer")))?;
-            announce(&mut checksum, &name, sum);
-            for entries in sum.entries_mut().chunks_mut(ENTRIES_AT_ONCE) {
-                let bytes = &mut bytes[..entries.len() * ENTRY_BYTES];
-                reader.read_exact(bytes).map_err(|e| Error::io("read the sums", &self.path, e))?;
-                checksum.update(&*bytes);
-                for (entry, bytes) in entries.iter_mut().zip(bytes.as_chunks::<ENTRY_BYTES>().0) {
-                    *entry = entry.wrapping_add(i128::from_le_bytes(*bytes));
-                }
+            for (entry, bytes) in sum.entries_mut().iter_mut().skip(offset / ENTRY_BYTES).zip(part.as_chunks::<ENTRY_BYTES>().0) {
+                *entry = entry.wrapping_add(i128::from_le_bytes(*bytes));
             }
-        }
-        label.check(&self.path, checksum)?;
+            Ok(())
+        })?;
         partial.tokens += self.tokens;
         Ok(())
     }
@@ -202,48 +184,15 @@ impl PartialFile {
     /// Writes the sums so far; the file is whole at any time.
     pub(super) fn write(&self, partial: &Partial) -> Result<()> {
         let label = ArtefactLabel::new(KIND, &self.job, &Progress { next: partial.next, tokens: partial.tokens })?;
-        let mut checksum = label.checksum();
-        for (layer, sum) in &partial.sums {
-            announce(&mut checksum, &layer.to_string(), sum);
-            each_part(sum.entries(), |bytes| {
-                checksum.update(bytes);
-                Ok(())
-            })
-            .map_err(|e| Error::io("write the sums", &self.path, e))?;
-        }
-        let mut tensors = Vec::new();
-        let mut end = 0;
-        for (layer, sum) in &partial.sums {
-            let (count, start) = (sum.entries().len(), end);
-            end += count * ENTRY_BYTES;
-            tensors.push((layer.to_string(), TensorInfo { dtype: Dtype::I64, shape: vec![count, 2], data_offsets: (start, end) }));
-        }
-        let broken = |e: &dyn std::fmt::Display| Error::format(&self.path, e.to_string());
-        let metadata = Metadata::new(Some([label.sealed(checksum)?].into()), tensors).map_err(|e| broken(&e))?;
-        let mut json = serde_json::to_vec(&metadata).map_err(|e| broken(&e))?;
-        json.resize(json.len().next_multiple_of(8), b' ');
-        write_atomically(&self.path, |file| {
-            file.write_all(&(json.len() as u64).to_le_bytes())?;
-            file.write_all(&json)?;
-            partial.sums.values().try_for_each(|sum| each_part(sum.entries(), |bytes| file.write_all(bytes)))
-        })
+        let sums = partial.sums.iter().map(|(layer, sum)| (layer.to_string(), ArtefactTensor::of_i128(sum.entries())));
+        Artefact::write(&self.path, label, sums.collect())
     }
 
-    fn read(path: &Path, file: File) -> Result<(Self, BufReader<File>, Metadata, ArtefactLabel)> {
-        let failed = |e: std::io::Error| Error::io("read the sums", path, e);
-        let damaged = |message: &str| Error::format(path, format!("is no file of sums for statistics: {message}"));
-        let length = file.metadata().map_err(failed)?.len();
-        let mut reader = BufReader::with_capacity(1 << 20, file);
-        let mut prefix = [0; 8];
-        reader.read_exact(&mut prefix).map_err(|_| damaged("it is too short"))?;
-        let header_length = u64::from_le_bytes(prefix);
-        if header_length > LONGEST_HEADER.min(length) {
-            return Err(damaged("its header is too long"));
-        }
-        let mut head = vec![0; usize::try_from(header_length).map_err(|_| damaged("its header is too long"))?];
-        reader.read_exact(&mut head).map_err(|_| damaged("it is cut off"))?;
-        let metadata: Metadata = serde_json::from_slice(&head).map_err(|e| damaged(&e.to_string()))?;
-        let label = ArtefactLabel::of(path, KIND, &metadata).map_err(|e| damaged(&e.to_string()))?;
+    /// What the file is of, and its label.
+    fn read(file: &ArtefactFile) -> Result<(Self, ArtefactLabel)> {
+        let path = file.path();
+        let damaged = |message: &str| no_sums(Error::format(path, message));
+        let label = file.label(KIND).map_err(no_sums)?;
         let job: Job = label.identity(path)?;
         let Progress { next, tokens } = label.facts(path)?;
         if Shard::new(job.shard.index, job.shard.of).is_none() {
@@ -255,35 +204,22 @@ impl PartialFile {
         }
         let count = job.size.checked_mul(job.size.saturating_add(1)).map(|twice| twice / 2).unwrap_or(usize::MAX);
         let wanted: Vec<String> = job.layers().iter().map(usize::to_string).collect();
-        let fits = |name: &String| {
-            let info = metadata.info(name);
-            wanted.contains(name) && info.is_some_and(|info| info.dtype == Dtype::I64 && info.shape == [count, 2])
+        let is_wanted = |(name, info): (&str, &TensorInfo)| {
+            wanted.iter().any(|layer| layer == name) && info.dtype == Dtype::I64 && info.shape == [count, 2]
         };
-        let names = metadata.offset_keys();
-        if names.len() != wanted.len() || !names.iter().all(fits) {
+        if file.tensors().len() != wanted.len() || !file.tensors().all(is_wanted) {
             return Err(damaged("its sums are not those its header tells of"));
         }
-        let data = (count as u128) * ENTRY_BYTES as u128 * names.len() as u128;
-        if u128::from(length) != data + (prefix.len() + head.len()) as u128 {
-            return Err(damaged("it is cut off"));
-        }
-        Ok((Self { path: path.to_owned(), job, next, tokens }, reader, metadata, label))
+        Ok((Self { path: path.to_owned(), job, next, tokens }, label))
     }
 }
 
-fn each_part(entries: &[i128], mut take: impl FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
-    let mut bytes = Vec::with_capacity(ENTRIES_AT_ONCE * ENTRY_BYTES);
-    for entries in entries.chunks(ENTRIES_AT_ONCE) {
-        bytes.clear();
-        entries.iter().for_each(|entry| bytes.extend_from_slice(&entry.to_le_bytes()));
-        take(&bytes)?;
+/// The fault of a file, as one of a file that is to hold sums.
+fn no_sums(fault: Error) -> Error {
+    match fault {
+        Error::Format { path, message } => Error::format(path, format!("is no file of sums for statistics: {message}")),
+        other => other,
     }
-    Ok(())
-}
-
-/// Announces the sums of a layer to a checksum.
-fn announce(checksum: &mut Sha256, name: &str, sum: &FixedSum) {
-    ArtefactLabel::hash_tensor(checksum, name, Dtype::I64, &[sum.entries().len(), 2]);
 }
 
 #[cfg(test)]
@@ -312,27 +248,27 @@ mod tests {
         let statistics = Provenance::of_layer(4);
         let job = Job { statistics: vec![statistics], plan_sha256: String::new(), chunks: 9, size: 3, shard: Shard::new(2, 3).unwrap() };
         let file = PartialFile::new(path.clone(), job.clone());
-        assert!(PartialFile::open(&path).unwrap().is_none());
+        assert!(PartialFile::find(&path).unwrap().is_none());
         let mut partial = job.start();
         partial.next += 2;
         partial.tokens = 77;
         partial.sums.values_mut().flat_map(FixedSum::entries_mut).enumerate().for_each(|(i, entry)| *entry = (i as i128 - 3) << 70);
         file.write(&partial).unwrap();
-        let read = PartialFile::open(&path).unwrap().unwrap();
+        let read = PartialFile::find(&path).unwrap().unwrap();
         assert_eq!((read.progress(), read.tokens, &read.job), ((2, 3), 77, &job));
         assert_eq!(read.load().unwrap(), partial);
         let bytes = std::fs::read(&path).unwrap();
         let bytes_before_sums = bytes.len() - FixedSum::count(3) * ENTRY_BYTES * job.layers().len();
         for length in 0..bytes.len() {
             std::fs::write(&path, &bytes[..length]).unwrap();
-            let message = PartialFile::open(&path).unwrap_err().to_string();
+            let message = PartialFile::find(&path).unwrap_err().to_string();
             assert!(message.contains("sums"), "{message}");
         }
         for place in 0..bytes.len() {
             let mut bytes = bytes.clone();
             bytes[place] ^= 1 << (place % 8);
             std::fs::write(&path, bytes).unwrap();
-            let found = PartialFile::open(&path).and_then(|file| file.unwrap().load());
+            let found = PartialFile::find(&path).and_then(|file| file.unwrap().load());
             // A bit of the header may change nothing that is read; what is read is what was written.
             assert!(found.as_ref().is_ok_and(|found| *found == partial) || found.is_err(), "byte {place}");
             let is_sum = place >= bytes_before_sums;

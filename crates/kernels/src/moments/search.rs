@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use easyedit_core::{Corpora, Error, LanguageModel, Progress, Result};
+use easyedit_core::{Corpora, Error, LanguageModel, Progress, Result, Silent};
 
 use super::easyedit_npz::{EasyEditStats, read_npz};
 use super::provenance::Provenance;
@@ -66,7 +66,7 @@ pub fn find_moments(
     if missing.is_empty() {
         return Ok(found);
     }
-    let mut fingerprints = fingerprints_up_to(model, &missing)?;
+    let mut fingerprints = fingerprints_up_to(model, &missing, progress)?;
     if let Some(folder) = query.cache.filter(|_| of_others) {
         found.extend(kept(model, folder, &Provenance::of_name(model, &fingerprints, query.corpus, query.config.samples)));
         fingerprints.retain(|layer, _| !found.contains_key(layer));
@@ -142,7 +142,7 @@ pub fn import_npz(
     let Some(samples) = npz.sample_size.or(samples) else {
         return Err(Error::format(path, "does not say how many samples it is of; give the number that mom2_n_samples has"));
     };
-    let of = Provenance::of_name(model, &fingerprints_up_to(model, &[layer])?, corpus, samples);
+    let of = Provenance::of_name(model, &fingerprints_up_to(model, &[layer], &Silent)?, corpus, samples);
     let of = of.get(&layer).ok_or_else(|| Error::Batch(format!("layer {layer} has no provenance")))?;
     let file = cache::write(cache, of, &npz.moments)?;
     Ok((samples, FoundMoments { moments: npz.moments, file }))

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use easyedit_core::{
-    Artefact, ArtefactLabel, ArtefactTensor, Error, GenerationConfig, LanguageModel, ModelSpec, Progress, Result, Sampling, generate,
+    Artefact, ArtefactLabel, ArtefactTensor, Error, GenerationConfig, LanguageModel, ModelSpec, Progress, Result, Sampling, generate_while,
     keep_in_cache, tidy_cache_folder,
 };
 
@@ -75,7 +75,7 @@ fn write(model: &dyn LanguageModel, config: &MomentConfig, wanted: usize, length
         }
         let seed = config.seed.wrapping_add(digest_of_round(round));
         let settings = GenerationConfig { max_new_tokens: new_tokens, sampling, seed, ignore_eos: false };
-        for written in generate(model, &vec![opening.clone(); many], &settings)? {
+        for written in generate_while(model, &vec![opening.clone(); many], &settings, progress)? {
             let mut ids = opening.clone();
             ids.extend(written.ids);
             ids.truncate(left);
@@ -116,14 +116,15 @@ fn opening(model: &dyn LanguageModel) -> Result<Vec<u32>> {
 
 fn keep(path: &Path, identity: &str, texts: &[Vec<u32>]) -> Result<()> {
     let lengths: Vec<u32> = texts.iter().map(|text| text.len() as u32).collect();
-    let tensors = [(IDS, &texts.concat()), (LENGTHS, &lengths)].map(|(name, numbers)| (name.to_owned(), ArtefactTensor::of_u32(numbers)));
-    Artefact::write(path, ArtefactLabel::new(KIND, &identity, &())?, &BTreeMap::from(tensors))
+    let ids = texts.concat();
+    let tensors = [(IDS, &ids), (LENGTHS, &lengths)].map(|(name, numbers)| (name.to_owned(), ArtefactTensor::of_u32(numbers)));
+    Artefact::write(path, ArtefactLabel::new(KIND, &identity, &())?, BTreeMap::from(tensors))
 }
 
 /// The kept texts; `None` if there are none.
 fn read(path: &Path, identity: &str, tokens: usize) -> Result<Option<Vec<Vec<u32>>>> {
     // An id for each token, and at most one length.
-    let Some(file) = Artefact::read(path, KIND, &identity, (tokens as u64).saturating_mul(8))? else { return Ok(None) };
+    let Some(mut file) = Artefact::read(path, KIND, &identity, (tokens as u64).saturating_mul(8))? else { return Ok(None) };
     let (ids, lengths) = (file.u32(IDS)?, file.u32(LENGTHS)?);
     let mut left = ids.as_slice();
     let texts = lengths.into_iter().map(|length| {

@@ -56,10 +56,10 @@ pub fn collect_shard(
 ) -> Result<ShardReport> {
     layers.iter().try_for_each(|layer| model.spec().check_layer(*layer))?;
     let plan = Plan::new(model, text, &query.config, query.cache, progress)?;
-    let fingerprints = fingerprints_up_to(model, layers)?;
+    let fingerprints = fingerprints_up_to(model, layers, progress)?;
     let statistics = Provenance::of_text(model, &fingerprints, query.corpus, text, &query.config)?;
     let job = plan.job(statistics.into_values().collect(), model.spec().d_mlp, shard);
-    let mut partial = match PartialFile::open(path)? {
+    let mut partial = match PartialFile::find(path)? {
         Some(file) if file.job == job => file.load()?,
         Some(_) => return Err(Error::format(path, "holds other sums; choose another file, or remove it")),
         None => job.start(),
@@ -113,7 +113,7 @@ pub(super) fn collect_whole(
 }
 
 fn kept(path: &Path, job: &Job) -> Result<Option<Partial>> {
-    match PartialFile::open(path)? {
+    match PartialFile::find(path)? {
         Some(file) if file.job == *job => file.load().map(Some),
         Some(_) => Err(Error::format(path, "holds other sums")),
         None => Ok(None),
@@ -131,7 +131,7 @@ pub fn merge_shards(paths: &[PathBuf], cache: Option<&Path>) -> Result<MergedMom
     let mut files: BTreeMap<usize, PartialFile> = BTreeMap::new();
     let mut first: Option<PartialFile> = None;
     for path in paths {
-        let file = PartialFile::open(path)?.ok_or_else(|| Error::io("read the shard", path, std::io::ErrorKind::NotFound.into()))?;
+        let file = PartialFile::find(path)?.ok_or_else(|| Error::io("read the shard", path, std::io::ErrorKind::NotFound.into()))?;
         let (done, wanted) = file.progress();
         if done < wanted {
             let message =

@@ -1,5 +1,5 @@
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use easyedit_core::{CheckedRequest, Hparams, OutputFolder, Progress, write_atomically};
 use serde::Serialize;
@@ -17,6 +17,8 @@ use crate::{Error, FtApiHparams, Result};
 const TRAINING_FILE: &str = "training.jsonl";
 /// Letters of a fingerprint that name a folder.
 const FOLDER_LETTERS: usize = 16;
+/// Time between two looks at whether the work is to end.
+const LONGEST_SLEEP: Duration = Duration::from_millis(200);
 
 /// Fine-tuning of a model behind OpenAI's API.
 #[derive(Debug)]
@@ -257,7 +259,7 @@ impl FtApi {
             if begun.elapsed() + duration(self.hparams.poll_seconds) > duration(self.hparams.job_timeout_seconds) {
                 return Err(Error::FileTimeout { file: id.to_owned(), seconds: begun.elapsed().as_secs_f64() });
             }
-            std::thread::sleep(duration(self.hparams.poll_seconds));
+            pause(duration(self.hparams.poll_seconds), progress)?;
         }
     }
 
@@ -277,7 +279,7 @@ impl FtApi {
             if begun.elapsed() + poll > limit {
                 return Err(Error::Timeout { job: job.id, status: job.status.to_string(), seconds: begun.elapsed().as_secs_f64() });
             }
-            std::thread::sleep(poll);
+            pause(poll, progress)?;
             let next = self.api.job(&job.id).map_err(|source| Error::Interrupted { job: job.id.clone(), source: Box::new(source) })?;
             let event = self.api.last_event(&job.id).map(|event| format!(": {}", event.message)).unwrap_or_default();
             progress.remark(&format!("{} {}{event}", next.id, next.status));
@@ -286,6 +288,19 @@ impl FtApi {
             }
             job = next;
         }
+    }
+}
+
+/// Waits, unless the work is to end.
+fn pause(time: Duration, progress: &dyn Progress) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        progress.check()?;
+        let left = time.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(LONGEST_SLEEP));
     }
 }
 

@@ -38,8 +38,14 @@ impl Grace {
     }
 
     /// What `request` brings into a codebook over `model`, and what there is to tell about the search.
-    fn insertion(&self, model: &dyn LanguageModel, request: &CheckedRequest, rules: Rules, seed: u64) -> Result<(Insertion, Value)> {
-        let found = value::find(model, request, rules, &self.hparams, seed)?;
+    fn insertion(
+        &self,
+        model: &dyn LanguageModel,
+        request: &CheckedRequest,
+        rules: Rules,
+        session: &Session,
+    ) -> Result<(Insertion, Value)> {
+        let found = value::find(model, request, rules, &self.hparams, session)?;
         if !found.predicted {
             tracing::warn!(
                 "request {}: no value was found that makes the model say {:?}; raise n_iter or edit_lr, or choose an earlier layer",
@@ -111,7 +117,7 @@ impl EditMethod for Grace {
         let mut all_told = Vec::with_capacity(requests.len());
         session.progress().begin("finding values", Some(requests.len() as u64));
         let outcome = requests.iter().try_for_each(|request| -> Result<()> {
-            let (insertion, mut told) = self.insertion(beneath, request, rules, session.seed())?;
+            let (insertion, mut told) = self.insertion(beneath, request, rules, session)?;
             told["outcome"] = json!(merged.insert(insertion.clone()));
             own.insert(insertion);
             all_told.push(told);

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData, activation};
 use easyedit_core::tokens::{TargetTokens, encode_with_target};
-use easyedit_core::{CheckedRequest, Error, LanguageModel, Result, tensor_values};
+use easyedit_core::{CheckedRequest, Error, LanguageModel, Result, Session, tensor_values};
 use easyedit_kernels::{Adam, AdamConfig, target_likelihood};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -27,15 +27,21 @@ pub(crate) struct Found {
 ///
 /// # Errors
 ///
-/// If the prompt or the answer has no tokens, or the loss is not finite.
-pub(crate) fn find(model: &dyn LanguageModel, request: &CheckedRequest, rules: Rules, hparams: &GraceHparams, seed: u64) -> Result<Found> {
+/// If the prompt or the answer has no tokens, or the loss is not finite; [`Error::Cancelled`].
+pub(crate) fn find(
+    model: &dyn LanguageModel,
+    request: &CheckedRequest,
+    rules: Rules,
+    hparams: &GraceHparams,
+    session: &Session,
+) -> Result<Found> {
     let tokens = encode_with_target(model, request.prompt(), request.target_new()).map_err(|e| request.error(e.to_string()))?;
     let start = Start::new(model, &tokens, rules)?;
     let width = start.output.len();
     let mut value: Vec<f64> = match hparams.val_init {
         ValueStart::Warm => start.output.iter().map(|v| f64::from(*v)).collect(),
         ValueStart::Cold => {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (request.case_id() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            let mut rng = ChaCha8Rng::seed_from_u64(session.seed() ^ (request.case_id() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
             (0..width).map(|_| rng.random::<f64>()).collect()
         }
     };
@@ -43,6 +49,7 @@ pub(crate) fn find(model: &dyn LanguageModel, request: &CheckedRequest, rules: R
     let mut best: Option<(f64, bool, Vec<f32>)> = None;
     let mut losses = Vec::new();
     for step in 0..=hparams.n_iter {
+        session.progress().check()?;
         let tried: Vec<f32> = value.iter().map(|v| *v as f32).collect();
         let (loss, predicted, gradient) = attempt(model, &start, &tokens, &tried, step < hparams.n_iter)?;
         if !loss.is_finite() {

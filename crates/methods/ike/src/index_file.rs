@@ -139,19 +139,19 @@ fn write(path: &Path, provenance: &Provenance, demonstrations: &[Demonstration],
     let texts: Vec<&str> = demonstrations.iter().map(|one| one.text.as_str()).collect();
     let sentences = serde_json::to_vec(&texts).map_err(Error::other)?;
     let tensors = BTreeMap::from([
-        (EMBEDDINGS.to_owned(), ArtefactTensor::of_f32(embeddings.shape().to_vec(), embeddings.values())),
-        (SENTENCES.to_owned(), ArtefactTensor::of_bytes(sentences)),
+        (EMBEDDINGS.to_owned(), ArtefactTensor::of_f32(&embeddings.shape(), embeddings.values())),
+        (SENTENCES.to_owned(), ArtefactTensor::of_bytes(&sentences)),
     ]);
-    Artefact::write(path, ArtefactLabel::new(KIND, &provenance.nameless(), provenance)?, &tensors)
+    Artefact::write(path, ArtefactLabel::new(KIND, &provenance.nameless(), provenance)?, tensors)
 }
 
 /// The embeddings that the file holds; `None` if there is no file.
 fn read(path: &Path, wanted: &Provenance, max_bytes: u64) -> Result<Option<Matrix>> {
-    let Some(file) = Artefact::read(path, KIND, &wanted.nameless(), max_bytes)? else { return Ok(None) };
+    let Some(mut file) = Artefact::read(path, KIND, &wanted.nameless(), max_bytes)? else { return Ok(None) };
     let (shape, values) = file.f32(EMBEDDINGS)?;
     let damaged = || Error::format(path, format!("holds embeddings of shape {shape:?} instead of {} rows", wanted.strings));
-    match shape {
-        [rows, width] if *rows == wanted.strings && *width > 0 => Matrix::new(*rows, *width, values).ok_or_else(damaged).map(Some),
+    match shape[..] {
+        [rows, width] if rows == wanted.strings && width > 0 => Matrix::new(rows, width, values).ok_or_else(damaged).map(Some),
         _ => Err(damaged()),
     }
 }

@@ -70,7 +70,7 @@ fn follow(receiver: &Receiver<Event>, progress: &dyn Progress, open: &mut bool) 
                 progress.begin(&format!("downloading {file}"), Some(size));
                 *open = true;
             }
-            Ok(Event::Advance(bytes)) => progress.advance(bytes),
+            Ok(Event::Advance(bytes)) => progress.step(bytes).map_err(|e| e.to_string())?,
             Ok(Event::End) => {
                 progress.end();
                 *open = false;

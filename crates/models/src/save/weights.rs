@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 
-use easyedit_core::write_atomically;
+use easyedit_core::{Progress, write_atomically};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
@@ -13,22 +13,24 @@ use crate::{Checkpoint, Error, Result, SafetensorsSource, Shard};
 
 /// Where a source that has no shards of its own is split, in bytes: as `save_pretrained` did for long.
 const MAX_SHARD_BYTES: u64 = 5_000_000_000;
+/// Bytes that are written between two looks at whether the work is to end.
+const WRITTEN_AT_ONCE: usize = 16 << 20;
 const METADATA_KEY: &str = "__metadata__";
 const FORMAT_KEY: &str = "format";
 /// `transformers` refuses files whose metadata does not name a framework it knows.
 const FORMAT: &str = "pt";
 
 /// Writes the weight files into `folder`, and gives their size.
-pub(super) fn write(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>>, folder: &Path) -> Result<u64> {
+pub(super) fn write(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>>, folder: &Path, progress: &dyn Progress) -> Result<u64> {
     match source.files().safetensors() {
         Some(files) => {
             let mut bytes = 0;
             for (number, shard) in files.shards().iter().enumerate() {
-                bytes += copy_shard(files, number, shard, changes, folder)?;
+                bytes += copy_shard(files, number, shard, changes, folder, progress)?;
             }
             Ok(bytes)
         }
-        None => write_anew(source, changes, folder, MAX_SHARD_BYTES),
+        None => write_anew(source, changes, folder, MAX_SHARD_BYTES, progress),
     }
 }
 
@@ -39,10 +41,11 @@ fn copy_shard(
     shard: &Shard,
     changes: &BTreeMap<String, Change<'_>>,
     folder: &Path,
+    progress: &dyn Progress,
 ) -> Result<u64> {
     let name = shard.path().file_name().unwrap_or_default();
     let header = header_with_format(shard)?;
-    write_atomically(&folder.join(name), |w| {
+    write_while(&folder.join(name), progress, |w| {
         write_header(w, &header)?;
         let data = shard.data();
         let mut copied = 0;
@@ -82,6 +85,30 @@ fn padded(header: &Value) -> Vec<u8> {
     bytes
 }
 
+/// Writes a file through `fill`, until `progress` says that the work is to end.
+fn write_while(path: &Path, progress: &dyn Progress, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let written = write_atomically(path, |out| fill(&mut Cancellable { out, progress }));
+    progress.check()?;
+    Ok(written?)
+}
+
+/// A writer that fails once the work is to end.
+struct Cancellable<'a> {
+    out: &'a mut dyn Write,
+    progress: &'a dyn Progress,
+}
+
+impl Write for Cancellable<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.progress.check().map_err(io::Error::other)?;
+        self.out.write(bytes.get(..WRITTEN_AT_ONCE).unwrap_or(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
 fn write_header(w: &mut dyn Write, header: &[u8]) -> std::io::Result<()> {
     w.write_all(&(header.len() as u64).to_le_bytes())?;
     w.write_all(header)
@@ -96,17 +123,23 @@ struct Part {
 }
 
 /// Writes a source of another format, one tensor at a time.
-fn write_anew(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>>, folder: &Path, max_bytes: u64) -> Result<u64> {
+fn write_anew(
+    source: &Checkpoint,
+    changes: &BTreeMap<String, Change<'_>>,
+    folder: &Path,
+    max_bytes: u64,
+    progress: &dyn Progress,
+) -> Result<u64> {
     let shards = split(parts(source)?, max_bytes);
     let total: u64 = shards.iter().flatten().map(|part| part.bytes).sum();
     if let [single] = &shards[..] {
-        return write_shard_anew(source, changes, single, &folder.join(SINGLE_FILE));
+        return write_shard_anew(source, changes, single, &folder.join(SINGLE_FILE), progress);
     }
     let mut weight_map = BTreeMap::new();
     let mut written = 0;
     for (number, shard) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", number + 1, shards.len());
-        written += write_shard_anew(source, changes, shard, &folder.join(&name))?;
+        written += write_shard_anew(source, changes, shard, &folder.join(&name), progress)?;
         weight_map.extend(shard.iter().map(|part| (part.name.clone(), name.clone())));
     }
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
@@ -149,7 +182,13 @@ fn split(parts: Vec<Part>, max_bytes: u64) -> Vec<Vec<Part>> {
     shards
 }
 
-fn write_shard_anew(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>>, parts: &[Part], path: &Path) -> Result<u64> {
+fn write_shard_anew(
+    source: &Checkpoint,
+    changes: &BTreeMap<String, Change<'_>>,
+    parts: &[Part],
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<u64> {
     let mut header = Map::new();
     header.insert(METADATA_KEY.to_owned(), json!({ FORMAT_KEY: FORMAT }));
     let mut end = 0;
@@ -160,7 +199,7 @@ fn write_shard_anew(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>>,
     }
     let header = padded(&Value::Object(header));
     let mut unreadable = None;
-    let written = write_atomically(path, |w| {
+    let written = write_while(path, progress, |w| {
         write_header(w, &header)?;
         for part in parts {
             match changes.get(&part.name) {
@@ -186,7 +225,7 @@ fn write_shard_anew(source: &Checkpoint, changes: &BTreeMap<String, Change<'_>>,
 
 #[cfg(test)]
 mod tests {
-    use easyedit_core::Tokenizer;
+    use easyedit_core::{Silent, Tokenizer};
 
     use super::*;
     use crate::{CheckpointFiles, TensorSource};
@@ -238,7 +277,7 @@ mod tests {
     fn a_source_without_shards_is_split_with_an_index() {
         let source = Checkpoint::from_files(Path::new("memory"), Box::new(InMemory(json!({}))));
         let dir = tempfile::tempdir().unwrap();
-        let written = write_anew(&source, &BTreeMap::new(), dir.path(), 50).unwrap();
+        let written = write_anew(&source, &BTreeMap::new(), dir.path(), 50, &Silent).unwrap();
         assert!(dir.path().join("model-00001-of-00002.safetensors").exists());
         let opened = SafetensorsSource::open(dir.path()).unwrap();
         assert!(opened.is_sharded());
