@@ -45,13 +45,13 @@ pub(crate) fn read_blocks(
 
 /// A number that files hold in little-endian bytes.
 pub(crate) trait Number: Pod + Send + Sync {
-    /// The number whose bytes were read on this machine as they lie in the file.
-    fn from_file(self) -> Self;
+    /// The number that the bytes of this one are in a file.
+    fn as_read(self) -> Self;
     fn is_finite(self) -> bool;
 }
 
 impl Number for f32 {
-    fn from_file(self) -> Self {
+    fn as_read(self) -> Self {
         Self::from_bits(u32::from_le(self.to_bits()))
     }
 
@@ -61,7 +61,7 @@ impl Number for f32 {
 }
 
 impl Number for f16 {
-    fn from_file(self) -> Self {
+    fn as_read(self) -> Self {
         Self::from_bits(u16::from_le(self.to_bits()))
     }
 
@@ -71,7 +71,7 @@ impl Number for f16 {
 }
 
 impl Number for bf16 {
-    fn from_file(self) -> Self {
+    fn as_read(self) -> Self {
         Self::from_bits(u16::from_le(self.to_bits()))
     }
 
@@ -89,7 +89,7 @@ pub(crate) fn read_numbers<T: Number>(file: &File, start: u64, values: &mut [T])
     let piece = |(index, values): (usize, &mut [T])| -> io::Result<bool> {
         read_at(file, bytemuck::cast_slice_mut(values), start.saturating_add((index * PIECE * size_of::<T>()) as u64))?;
         if cfg!(target_endian = "big") {
-            values.iter_mut().for_each(|value| *value = value.from_file());
+            values.iter_mut().for_each(|value| *value = value.as_read());
         }
         Ok(values.iter().fold(true, |finite, value| finite & Number::is_finite(*value)))
     };
