@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use half::f16;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -135,6 +136,11 @@ impl ArtefactTensor {
         Self { dtype: Dtype::F32, shape, bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
     }
 
+    /// Of 16-bit floating-point numbers, the nearest to `values`.
+    pub fn of_f16(shape: Vec<usize>, values: &[f32]) -> Self {
+        Self { dtype: Dtype::F16, shape, bytes: values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect() }
+    }
+
     /// A vector of 64-bit floating-point numbers.
     pub fn of_f64(values: &[f64]) -> Self {
         Self { dtype: Dtype::F64, shape: vec![values.len()], bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() }
@@ -218,19 +224,28 @@ impl Artefact {
         self.label.facts(&self.path)
     }
 
+    /// Names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// Whether there is a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
-    /// Shape and numbers of a tensor of finite 32-bit floating-point numbers.
+    /// Shape and numbers of a tensor of finite 32-bit floating-point numbers; those of 16 bits are widened.
     ///
     /// # Errors
     ///
     /// [`Error::Format`] naming the file if there is no such tensor, it is of another type, or not finite.
     pub fn f32(&self, name: &str) -> Result<(&[usize], Vec<f32>)> {
-        let tensor = self.tensor(name, Dtype::F32)?;
-        let values: Vec<f32> = tensor.bytes.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect();
+        let is_half = self.tensors.get(name).is_some_and(|tensor| tensor.dtype == Dtype::F16);
+        let tensor = self.tensor(name, if is_half { Dtype::F16 } else { Dtype::F32 })?;
+        let values: Vec<f32> = match is_half {
+            true => tensor.bytes.as_chunks::<2>().0.iter().map(|c| f16::from_le_bytes(*c).to_f32()).collect(),
+            false => tensor.bytes.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect(),
+        };
         if values.iter().all(|v| v.is_finite()) { Ok((&tensor.shape, values)) } else { Err(self.not_finite(name)) }
     }
 
@@ -334,6 +349,7 @@ mod tests {
             ("b".to_owned(), ArtefactTensor::of_f64(&[3.0])),
             ("c".to_owned(), ArtefactTensor::of_bytes(vec![4, 5])),
             ("d".to_owned(), ArtefactTensor::of_u32(&[6, 7])),
+            ("f".to_owned(), ArtefactTensor::of_f16(vec![2], &[0.5, -3.0])),
         ]);
         Artefact::write(path, label, &tensors).unwrap();
         std::fs::read(path).unwrap()
@@ -350,6 +366,8 @@ mod tests {
         assert_eq!(found.f32("a").unwrap(), (&[2, 1][..], vec![1.0, 2.0]));
         assert_eq!(found.f64("b").unwrap(), [3.0]);
         assert_eq!(found.u32("d").unwrap(), [6, 7]);
+        assert_eq!(found.f32("f").unwrap(), (&[2][..], vec![0.5, -3.0]));
+        assert_eq!(found.names().collect::<Vec<_>>(), ["a", "b", "c", "d", "f"]);
         assert!(found.has("c") && !found.has("e"));
         assert!(found.f32("b").unwrap_err().to_string().contains("F64 instead of F32"));
     }

@@ -1,7 +1,9 @@
 use burn::tensor::Device;
 use serde_json::Value;
 
-use crate::{CheckedRequest, Edit, EditRequest, Error, Hparams, LanguageModel, ModelSpec, Progress, Result, SentenceEncoder, Session};
+use crate::{
+    CheckedRequest, Edit, EditRequest, Error, Hparams, LanguageModel, ModelSpec, Progress, Result, SentenceEncoder, Session, Trained,
+};
 
 /// Name of the corpus that the model writes itself.
 pub const SELF_CORPUS: &str = "self";
@@ -59,6 +61,16 @@ pub trait Corpora: Send + Sync {
     /// If there is no such encoder, or it cannot be had.
     fn sentence_encoder(&self, name: &str, _device: &Device, _progress: &dyn Progress) -> Result<Box<dyn SentenceEncoder>> {
         Err(Error::hparams(format!("sentence_model_name: no sentence encoder {name:?} can be had here")))
+    }
+
+    /// What the method `method` has learned in the training called `name` (the value of `archive`: the path of a file, or a name that is built
+    /// in).
+    ///
+    /// # Errors
+    ///
+    /// If there is no such file, or it cannot be read.
+    fn trained(&self, name: &str, method: &str) -> Result<Trained> {
+        Err(Error::hparams(format!("archive: nothing that {method} has learned is called {name:?} here")))
     }
 }
 
