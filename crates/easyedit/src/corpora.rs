@@ -1,10 +1,12 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use easyedit_core::{Corpora, CorpusText, EditRequest, Error, Progress, Result, SELF_CORPUS, SentenceEncoder};
+use easyedit_core::{
+    Corpora, CorpusText, EditRequest, Error, LanguageModel, Progress, Result, SELF_CORPUS, SentenceEncoder, TrainableEncoder,
+};
 use easyedit_data::{read_corpus, read_requests, sample_text, split_documents};
 
-use crate::open_sentence_encoder;
+use crate::{open_language_model, open_sentence_encoder, open_text_encoder};
 
 /// Name of the text that is built in.
 pub const SAMPLE_CORPUS: &str = "wikitext-sample";
@@ -66,6 +68,14 @@ impl Corpora for TextCorpora {
 
     fn sentence_encoder(&self, name: &str, device: &Device, progress: &dyn Progress) -> Result<Box<dyn SentenceEncoder>> {
         open_sentence_encoder(name, device, progress)
+    }
+
+    fn text_encoder(&self, name: &str, device: &Device, progress: &dyn Progress) -> Result<Box<dyn TrainableEncoder>> {
+        open_text_encoder(name, device, progress)
+    }
+
+    fn language_model(&self, name: &str, device: &Device, progress: &dyn Progress) -> Result<Box<dyn LanguageModel>> {
+        open_language_model(name, device, progress)
     }
 }
 

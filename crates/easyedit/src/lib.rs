@@ -41,6 +41,8 @@ pub use easyedit_kernels as kernels;
 pub use easyedit_models as models;
 #[cfg(feature = "peft")]
 pub use easyedit_peft as peft;
+#[cfg(feature = "serac")]
+pub use easyedit_serac as serac;
 #[cfg(feature = "trace")]
 pub use easyedit_trace as trace;
 pub use edit_folder::EditFolder;
@@ -48,7 +50,7 @@ pub use edit_run::{EditRun, changed_weights};
 pub use edit_store::EditStore;
 pub use editor::{Editor, EditorOptions, Mode};
 pub use open::{Edited, OpenModel, open, open_in};
-pub use sentences::open_sentence_encoder;
+pub use sentences::{open_language_model, open_sentence_encoder, open_text_encoder};
 
 /// The methods this build knows: one per cargo feature. (`ft_api` edits a model behind an API instead of a [`LanguageModel`], so it is called by itself.) Others are added with [`Registry::register`].
 pub fn registry() -> Registry {
@@ -74,5 +76,7 @@ pub fn registry() -> Registry {
     registry.register::<easyedit_kn::Kn>();
     #[cfg(feature = "ike")]
     registry.register::<easyedit_ike::Ike>();
+    #[cfg(feature = "serac")]
+    registry.register::<easyedit_serac::Serac>();
     registry
 }

@@ -11,6 +11,7 @@
 //! - [`Cholesky`]: solves with such a statistic, in f64; [`NullSpace`]: what such a statistic does not see;
 //! - [`target_likelihood`]: the likelihood of wanted tokens with its derivative by the logits;
 //! - [`context_templates`]: short texts the fact is read in;
+//! - [`WordVectors`]: how many rare words texts have in common;
 //! - [`trace`]: causal tracing, which states of a pass carry a fact.
 //!
 //! # Invariants
@@ -39,6 +40,7 @@ mod target_likelihood;
 mod templates;
 mod trace;
 mod value;
+mod word_vectors;
 
 pub use adam::{Adam, AdamConfig};
 pub use contexts::Contexts;
@@ -63,3 +65,4 @@ pub use target_likelihood::{TargetLikelihood, target_likelihood};
 pub use templates::{TemplateConfig, checked_templates, context_templates};
 pub use trace::{Restoration, Trace, TraceConfig, TracePrompt, check_traceable, embedding_deviation, subject_noise, trace};
 pub use value::{OncePredicted, OptimizedValue, StepLoss, ValueConfig, ValueSite, ValueTargets, optimize_values};
+pub use word_vectors::WordVectors;

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use easyedit::models::{Checkpoint, cache_folder, resolve_model};
-use easyedit::{LanguageModel, SAMPLE_CORPUS, SELF_CORPUS, Session};
+use easyedit::{LanguageModel, SAMPLE_CORPUS, SELF_CORPUS, Session, TextCorpora};
 
 use crate::args::{Command, Common};
 use crate::failure::UsageError;
@@ -56,9 +56,10 @@ impl Context {
         cache_folder()
     }
 
-    /// The session that the flags ask for.
+    /// The session that the flags ask for, with the built-in texts and whatever lies on disk.
     pub(crate) fn session(&self) -> Session {
-        Session::new().with_seed(self.common.seed).with_cache(self.cache()).with_progress(self.bars.clone())
+        let session = Session::new().with_seed(self.common.seed).with_cache(self.cache()).with_progress(self.bars.clone());
+        session.with_corpora(TextCorpora::default())
     }
 
     /// Checks `--device`, so that a wrong one is told before anything is computed.
