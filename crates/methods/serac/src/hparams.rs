@@ -27,8 +27,6 @@ pub enum HardNegatives {
     /// Prompts that have rare words in common (TF-IDF).
     #[default]
     Words,
-    /// Prompts whose embeddings are near, by the encoder as it is trained so far.
-    Encoder,
 }
 
 /// Declares the hyperparameters: fields with their defaults, and keys of EasyEdit's files that have no effect here.
@@ -121,11 +119,14 @@ serac_hparams! {
     /// Probability that the subject of a record is replaced by a made-up name, where all its prompts name it.
     #[serde(deserialize_with = "easyedit_core::number")]
     random_subject: f64 = 0.0,
-    /// Where hard negatives come from: `off`, `words` in common, or the `encoder` in training.
+    /// Where hard negatives come from: `off`, or `words` in common.
     hard_neg: HardNegatives = HardNegatives::Words,
     /// Probability that the locality prompts of a batch are hard negatives.
     #[serde(deserialize_with = "easyedit_core::number")]
     hard_neg_prob: f64 = 0.5,
+    /// Probability that another locality prompt is the record's own instead of that of any other record.
+    #[serde(deserialize_with = "easyedit_core::number")]
+    own_loc: f64 = 0.5,
     /// Nearest prompts that are passed over, because they may be the same question.
     hard_neg_exclude: usize = 25,
     /// Hard negatives are drawn from so many nearest prompts, those passed over included.
@@ -133,8 +134,9 @@ serac_hparams! {
     /// A hard negative is drawn with a weight of exp(cosine / this); above 0.
     #[serde(deserialize_with = "easyedit_core::number")]
     hard_neg_temp: f64 = 0.1,
-    /// Iterations after which prompts are embedded again, for `hard_neg: encoder`; at least 1.
-    hard_neg_every: u64 = 1000,
+    /// Probability that a locality prompt is the edit's own question about another subject, where the record names its subject.
+    #[serde(deserialize_with = "easyedit_core::number")]
+    swap_subject: f64 = 0.0,
     /// Seed of the training.
     seed: u64 = 0,
     /// Edits of an iteration of the training.
@@ -199,6 +201,8 @@ impl Hparams for SeracHparams {
             ("random_target", self.random_target),
             ("random_subject", self.random_subject),
             ("hard_neg_prob", self.hard_neg_prob),
+            ("swap_subject", self.swap_subject),
+            ("own_loc", self.own_loc),
         ];
         if let Some((key, share)) = shares.iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
             return Err(format!("{key} is {share}; a probability is 0 to 1"));
@@ -208,9 +212,6 @@ impl Hparams for SeracHparams {
                 "hard_neg_neighbors is {} and hard_neg_exclude {}; the first must be the larger",
                 self.hard_neg_neighbors, self.hard_neg_exclude
             ));
-        }
-        if self.hard_neg_every == 0 {
-            return Err("hard_neg_every is 0; it must be at least 1".into());
         }
         if self.cross_attend && (self.cos || self.dist_heads > 1 || self.bound_embeds) {
             return Err("cross_attend reads memory and query together: cos, dist_heads and bound_embeds are about embeddings".into());

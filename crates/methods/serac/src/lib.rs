@@ -17,18 +17,24 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod classifier;
+mod examples;
 mod head;
 mod hparams;
+mod learner;
+mod losses;
 mod memory;
 mod method;
 mod mixture;
+mod negatives;
 mod networks;
 mod routed;
 mod scope;
+mod scope_counts;
 mod scoped;
 
 pub use classifier::ScopeClassifier;
 pub use hparams::{HardNegatives, Pooling, SeracHparams};
+pub use learner::SeracLearner;
 pub use memory::{Entry, Memory};
 pub use method::Serac;
 pub use mixture::mix;
