@@ -12,6 +12,7 @@ mod dataset;
 mod entity;
 mod error;
 mod files;
+mod learning;
 mod names;
 mod relation;
 mod tokenizer;
@@ -26,7 +27,8 @@ use easyedit_models::Checkpoint;
 
 pub use accuracy::{Accuracy, accuracy};
 pub use error::{Error, Result};
-pub use files::{save_model, save_world, tokenizer};
+pub use files::{save_learning_sets, save_model, save_untrained, save_world, tokenizer};
+pub use learning::LearningSets;
 pub use relation::{RELATIONS, Relation};
 pub use training::{TrainingConfig, train};
 pub use world::{Fact, Sentence, World};

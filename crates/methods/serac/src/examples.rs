@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use easyedit_core::{CheckedRequest, Result};
+use easyedit_core::{CheckedRequest, Result, Tokenizer};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
@@ -79,8 +79,42 @@ fn renamed(text: &str, subject: &str, name: &str) -> Option<String> {
     text.strip_prefix(&capital).map(|after| format!("{name}{after}"))
 }
 
-/// A name of one or two words that nobody has.
-fn made_up_name(rng: &mut ChaCha8Rng) -> String {
+/// Names that nobody has: of syllables, or of random pieces of a vocabulary, so that every token is met in a name.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    pieces: Vec<String>,
+}
+
+impl Names {
+    /// Names of the pieces of a tokenizer that are letters alone.
+    pub(crate) fn of(tokenizer: &Tokenizer) -> Self {
+        let ids = 0..tokenizer.id_bound() as u32;
+        let text = |id| tokenizer.decode(&[id]).ok().map(|text| text.trim().to_owned());
+        let is_word = |text: &String| !text.is_empty() && text.chars().all(char::is_alphabetic);
+        let mut pieces: Vec<String> = ids.filter_map(text).filter(is_word).collect();
+        pieces.sort_unstable();
+        pieces.dedup();
+        Self { pieces }
+    }
+
+    fn draw(&self, rng: &mut ChaCha8Rng) -> String {
+        if self.pieces.is_empty() || rng.random_bool(0.5) { syllables(rng) } else { self.of_pieces(rng) }
+    }
+
+    fn of_pieces(&self, rng: &mut ChaCha8Rng) -> String {
+        let mut name = String::new();
+        for _ in 0..rng.random_range(1..=3) {
+            if !name.is_empty() && rng.random_bool(0.5) {
+                name.push(' ');
+            }
+            name.push_str(self.pieces.choose(rng).map_or("", String::as_str));
+        }
+        name
+    }
+}
+
+/// One or two words of made-up syllables.
+fn syllables(rng: &mut ChaCha8Rng) -> String {
     let word = |rng: &mut ChaCha8Rng| {
         let mut word = String::new();
         for syllable in 0..rng.random_range(1..=3) {
@@ -99,11 +133,12 @@ fn made_up_name(rng: &mut ChaCha8Rng) -> String {
 pub(crate) struct Examples {
     examples: Vec<Example>,
     pool: Pool,
+    names: Names,
 }
 
 impl Examples {
     /// The records as examples. Prompts of records about the same fact, which have one prompt, are never each other's negatives.
-    pub(crate) fn new(requests: &[CheckedRequest], hparams: &SeracHparams) -> Self {
+    pub(crate) fn new(requests: &[CheckedRequest], hparams: &SeracHparams, names: Names) -> Self {
         let examples: Vec<Example> = requests.iter().map(Example::of).collect();
         let mut known = BTreeSet::new();
         let mut prompts = Vec::new();
@@ -115,7 +150,7 @@ impl Examples {
                 }
             }
         }
-        Self { pool: Pool::new(prompts, hparams), examples }
+        Self { pool: Pool::new(prompts, hparams), examples, names }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -142,10 +177,13 @@ impl Examples {
         {
             target.clone_from(&other.target);
         }
+        if rng.random_bool(hparams.made_up_target) {
+            target = self.names.draw(rng);
+        }
         let (mut prompt, mut rephrase) = (example.prompt.clone(), example.rephrase.clone());
         let mut name = example.subject.clone();
         if rng.random_bool(hparams.random_subject) {
-            let other = made_up_name(rng);
+            let other = self.names.draw(rng);
             if let Some(renamed) = example.about(&other) {
                 (prompt, rephrase) = renamed;
                 name = Some(other);
@@ -172,7 +210,7 @@ impl Examples {
     fn swapped(&self, asked: &str, name: Option<&str>, rng: &mut ChaCha8Rng) -> Option<String> {
         let name = name?;
         let other = match rng.random_bool(0.5) {
-            true => made_up_name(rng),
+            true => self.names.draw(rng),
             false => self.examples.choose(rng)?.subject.clone()?,
         };
         // A name inside of another one may mean the same.
@@ -223,7 +261,7 @@ mod tests {
             ..EditRequest::new("The mother tongue of {} is", subject, target)
         };
         let requests = [request("Ada", "Welsh", "Ada speaks"), request("the Otter", "Latin", "The Otter grew up with")];
-        Examples::new(&CheckedRequest::all(requests).unwrap(), hparams)
+        Examples::new(&CheckedRequest::all(requests).unwrap(), hparams, Names::default())
     }
 
     #[test]

@@ -116,6 +116,9 @@ serac_hparams! {
     /// Probability that an edit has the answer of another record as its target.
     #[serde(deserialize_with = "easyedit_core::number")]
     random_target: f64 = 0.0,
+    /// Probability that an edit's target is a made-up name: copying from the memory is learned for every token.
+    #[serde(deserialize_with = "easyedit_core::number")]
+    made_up_target: f64 = 0.0,
     /// Probability that the subject of a record is replaced by a made-up name, where all its prompts name it.
     #[serde(deserialize_with = "easyedit_core::number")]
     random_subject: f64 = 0.0,
@@ -200,6 +203,7 @@ impl Hparams for SeracHparams {
             ("outer_rephrase", self.outer_rephrase),
             ("random_target", self.random_target),
             ("random_subject", self.random_subject),
+            ("made_up_target", self.made_up_target),
             ("hard_neg_prob", self.hard_neg_prob),
             ("swap_subject", self.swap_subject),
             ("own_loc", self.own_loc),

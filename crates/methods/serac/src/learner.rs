@@ -10,7 +10,7 @@ use easyedit_trainer::{Batch, MetaLearner, ParameterGroup, Split, StepReport};
 use serde_json::{Value, json};
 
 use crate::classifier::PREFIX;
-use crate::examples::{Drawn, Examples, Question};
+use crate::examples::{Drawn, Examples, Names, Question};
 use crate::losses::{Answers, MixtureLoss, Predictions, mixture_kl, mixture_nll, nll, number, scope_loss};
 use crate::networks::{REPLACEMENT, vocabulary};
 use crate::scope_counts::ScopeCounts;
@@ -88,7 +88,8 @@ impl SeracLearner {
         if classifier.is_empty() && replacement.is_empty() {
             return Err(Error::hparams("freeze and freeze_cntr leave nothing to train"));
         }
-        let (train, val) = (Examples::new(train, &hparams), Examples::new(val, &hparams));
+        let names = || Names::of(small.tokenizer());
+        let (train, val) = (Examples::new(train, &hparams, names()), Examples::new(val, &hparams, names()));
         Ok(Self { base: base.boxed_clone(), networks, train, val, classifier, replacement, hparams })
     }
 
