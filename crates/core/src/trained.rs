@@ -52,7 +52,19 @@ impl Trained {
     /// [`Error::Io`] naming the file if it cannot be read, [`Error::Format`] if it is damaged or something else.
     pub fn load(path: &Path) -> Result<Self> {
         let missing = || Error::io("read", path, std::io::ErrorKind::NotFound.into());
-        let file = Artefact::read(path, KIND, &(), MOST_BYTES)?.ok_or_else(missing)?;
+        Self::of(path, &Artefact::read(path, KIND, &(), MOST_BYTES)?.ok_or_else(missing)?)
+    }
+
+    /// Reads the bytes of such a file; `path` names them in errors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] if they are damaged or something else.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        Self::of(path, &Artefact::parse(path, bytes, KIND, &())?)
+    }
+
+    fn of(path: &Path, file: &Artefact) -> Result<Self> {
         let Facts { method, facts } = file.facts()?;
         let tensor = |name: &str| -> Result<(String, HostTensor)> {
             let (shape, values) = file.f32(name)?;
