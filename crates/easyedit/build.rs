@@ -1,4 +1,5 @@
-//! Compiles `built-in-hparams/METHOD/*.yaml` (a link to the repository's `hparams`, a copy in a package) into the library, as a table of (method, file, text).
+//! Compiles `built-in-hparams/METHOD/*.yaml` (a link to the repository's `hparams`, a copy in a package) into the library, as a table of (method, file, text);
+//! and `built-in-trained/METHOD/*.safetensors` (a link to `data/trained`), as a table of (method, name, bytes).
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
@@ -17,7 +18,26 @@ fn main() -> io::Result<()> {
     }
     table.push(']');
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("cargo sets OUT_DIR"))?);
-    fs::write(out.join("hparams.rs"), table)
+    fs::write(out.join("hparams.rs"), table)?;
+    fs::write(out.join("trained.rs"), trained(&out)?)
+}
+
+/// The table of what methods learned for models of the repository.
+fn trained(out: &Path) -> io::Result<String> {
+    let folder = fs::read_link("built-in-trained").unwrap_or_else(|_| PathBuf::from("built-in-trained"));
+    println!("cargo:rerun-if-changed={}", folder.display());
+    let mut table = String::from("&[\n");
+    for method in entries(&folder)?.into_iter().filter(|path| path.is_dir()) {
+        for file in entries(&method)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "safetensors")) {
+            let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+            // A copy, because a path of this repository would stay behind where what was built here is used.
+            let copy = format!("{}-{}", name(&method), name(&file));
+            fs::copy(&file, out.join(&copy))?;
+            table.push_str(&format!("    ({:?}, {stem:?}, include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{copy}\"))),\n", name(&method)));
+        }
+    }
+    table.push(']');
+    Ok(table)
 }
 
 /// The folder's entries by name; none where there is no folder (as in a packaged crate).

@@ -195,10 +195,19 @@ impl Artefact {
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
+        Self::parse(path, &bytes, kind, identity).map(Some)
+    }
+
+    /// Reads the bytes of an artefact of this kind and identity; `path` names them in errors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] if they are damaged, or of something else.
+    pub fn parse(path: &Path, bytes: &[u8], kind: &str, identity: &impl Serialize) -> Result<Self> {
         let damaged = |e: safetensors::SafeTensorError| Error::format(path, format!("is damaged: {e}"));
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
         let label = ArtefactLabel::of(path, kind, &metadata)?;
-        let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+        let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
         let mut tensors = BTreeMap::new();
         for (name, view) in file.tensors() {
             tensors.insert(name, ArtefactTensor { dtype: view.dtype(), shape: view.shape().to_vec(), bytes: view.data().to_vec() });
@@ -212,7 +221,7 @@ impl Artefact {
         if label.identity != serde_json::to_string(identity).map_err(Error::other)? {
             return Err(Error::format(path, "is of something else: another model, request, text or other settings"));
         }
-        Ok(Some(Self { path: path.to_owned(), label, tensors }))
+        Ok(Self { path: path.to_owned(), label, tensors })
     }
 
     /// The small facts.

@@ -30,15 +30,18 @@ struct Facts {
 }
 
 impl Trained {
-    /// Writes the file; the tensors as 16-bit numbers if `half`, at half the size.
+    /// Writes the file; if `half`, matrices as 16-bit numbers, at half the size. Vectors keep 32 bits: statistics and counts are among them.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] naming the file; the file that was there stays then.
     pub fn save(&self, path: &Path, half: bool) -> Result<()> {
         let label = ArtefactLabel::new(KIND, &(), &Facts { method: self.method.clone(), facts: self.facts.clone() })?;
-        let array = if half { ArtefactTensor::of_f16 } else { ArtefactTensor::of_f32 };
-        let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), array(tensor.shape().to_vec(), tensor.values())));
+        let array = |tensor: &HostTensor| {
+            let is_half = half && tensor.shape().len() > 1;
+            if is_half { ArtefactTensor::of_f16(tensor.shape().to_vec(), tensor.values()) } else { ArtefactTensor::of_f32(tensor.shape().to_vec(), tensor.values()) }
+        };
+        let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), array(tensor)));
         Artefact::write(path, label, &tensors.collect())
     }
 
@@ -49,7 +52,19 @@ impl Trained {
     /// [`Error::Io`] naming the file if it cannot be read, [`Error::Format`] if it is damaged or something else.
     pub fn load(path: &Path) -> Result<Self> {
         let missing = || Error::io("read", path, std::io::ErrorKind::NotFound.into());
-        let file = Artefact::read(path, KIND, &(), MOST_BYTES)?.ok_or_else(missing)?;
+        Self::of(path, &Artefact::read(path, KIND, &(), MOST_BYTES)?.ok_or_else(missing)?)
+    }
+
+    /// Reads the bytes of such a file; `path` names them in errors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] if they are damaged or something else.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        Self::of(path, &Artefact::parse(path, bytes, KIND, &())?)
+    }
+
+    fn of(path: &Path, file: &Artefact) -> Result<Self> {
         let Facts { method, facts } = file.facts()?;
         let tensor = |name: &str| -> Result<(String, HostTensor)> {
             let (shape, values) = file.f32(name)?;

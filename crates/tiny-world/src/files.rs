@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::architecture::{Architecture, encoder_config};
 use crate::tokenizer::{Around, END, PAD, train, wrap};
-use crate::{Error, LearningSets, Result, Sentence, TrainingConfig, World};
+use crate::{Error, LearningSets, Practice, Result, Sentence, TrainingConfig, World};
 
 /// The tokenizer of a model of this world.
 ///
@@ -67,7 +67,8 @@ pub fn save_model(name: &str, model: &dyn LanguageModel, training: &TrainingConf
     write(&path, &safetensors::serialize(views, Some([("format".to_owned(), "pt".to_owned())].into())).map_err(broken)?)
 }
 
-/// Writes the world's text and datasets: `corpus.txt`, `facts.json`, `requests.json`, `zsre.json`, `counterfact.json`.
+/// Writes the world's text and datasets: `corpus.txt`, `facts.json`, `requests.json`, `zsre.json`, `counterfact.json`, and
+/// the records of `practice`.
 ///
 /// # Errors
 ///
@@ -88,7 +89,13 @@ pub fn save_world(world: &World, folder: &Path) -> Result<()> {
     let native = requests.iter().map(|r| serde_json::to_value(r).unwrap_or_default()).collect();
     write_json(&folder.join("requests.json"), &json(native))?;
     write_json(&folder.join("zsre.json"), &json(requests.iter().map(crate::dataset::zsre).collect()))?;
-    write_json(&folder.join("counterfact.json"), &json(requests.iter().map(crate::dataset::counterfact).collect()))
+    write_json(&folder.join("counterfact.json"), &json(requests.iter().map(crate::dataset::counterfact).collect()))?;
+    let Practice { train, val, test } = world.practice();
+    for (name, records) in [("train", train), ("val", val), ("test", test)] {
+        let lines: Vec<String> = records.iter().map(|record| serde_json::to_value(record).unwrap_or_default().to_string()).collect();
+        write(&folder.join(format!("practice/{name}.jsonl")), (lines.join("\n") + "\n").as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Writes networks that are yet to be trained, as folders with `config.json` and tokenizer and without weights: `untrained/encoder`, and a

@@ -21,6 +21,7 @@ mod revert;
 mod run;
 mod stats;
 mod trace;
+mod train;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -102,6 +103,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<()> {
         Command::Stats(arguments) => stats::run(context, &arguments),
         Command::Index(arguments) => index::run(context, &arguments),
         Command::Trace(arguments) => trace::run(context, &arguments),
+        Command::Train(arguments) => train::run(context, &arguments),
         Command::Verify(arguments) => verify::run(context, &arguments),
     }
 }
