@@ -4,7 +4,10 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use easyedit_core::{LanguageModel, Matrix, Progress, Result, SentenceEncoder, TrainableEncoder};
-use easyedit_models::{Checkpoint, TextEncoder, open_untrained, resolve_model, short_names};
+use easyedit_models::{Checkpoint, TextEncoder, open_untrained, resolve_model, short_names, untrained};
+
+/// Networks of the repository that are yet to be trained: name, `config.json`, `tokenizer.json`.
+const BUILT_IN: &[(&str, &str, &str)] = include!(concat!(env!("OUT_DIR"), "/untrained.rs"));
 
 /// Seed of the weights of models that are yet to be trained. All weights are replaced or trained before they count.
 const INITIAL_SEED: u64 = 1;
@@ -36,8 +39,8 @@ pub fn open_sentence_encoder(name: &str, device: &Device, progress: &dyn Progres
     Ok(Box::new(MeanPooled(open_trained(name, progress)?.load_text_encoder(device)?)))
 }
 
-/// The text encoder `name` on `device`, to be trained: found as [`open_sentence_encoder`] finds one. A folder without weights is an encoder
-/// that is yet to be trained, whose weights are drawn.
+/// The text encoder `name` on `device`, to be trained: found as [`open_sentence_encoder`] finds one. A folder without weights, or
+/// a name that is built in, is an encoder that is yet to be trained, whose weights are drawn.
 ///
 /// # Errors
 ///
@@ -46,8 +49,7 @@ pub fn open_text_encoder(name: &str, device: &Device, progress: &dyn Progress) -
     Ok(Box::new(open_companion(name, progress)?.load_text_encoder(device)?))
 }
 
-/// The language model `name` on `device`, which stands beside the edited one: found as [`open_sentence_encoder`] finds an encoder. A folder without
-/// weights is a model that is yet to be trained, whose weights are drawn.
+/// The language model `name` on `device`, which stands beside the edited one: found as [`open_text_encoder`] finds an encoder.
 ///
 /// # Errors
 ///
@@ -57,8 +59,12 @@ pub fn open_language_model(name: &str, device: &Device, progress: &dyn Progress)
 }
 
 fn open_companion(name: &str, progress: &dyn Progress) -> Result<Checkpoint> {
-    match open_untrained(Path::new(name), INITIAL_SEED)? {
-        Some(untrained) => Ok(untrained),
+    let path = Path::new(name);
+    if let Some(found) = open_untrained(path, INITIAL_SEED)? {
+        return Ok(found);
+    }
+    match BUILT_IN.iter().find(|(known, ..)| known.eq_ignore_ascii_case(name) && !path.exists()) {
+        Some((name, config, tokenizer)) => Ok(untrained(name, config, tokenizer, INITIAL_SEED)?),
         None => open_trained(name, progress),
     }
 }

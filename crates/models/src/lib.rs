@@ -77,6 +77,6 @@ pub use shape::Shape;
 pub use source::TensorSource;
 pub use text_encoder::{TextEncoder, is_text_encoder, load_text_encoder, text_encoder_types};
 pub use tokenizer_files::{SENTENCEPIECE_FILES, TOKENIZER_FILE, load_tokenizer};
-pub use untrained::open_untrained;
+pub use untrained::{open_untrained, untrained};
 pub use verify::{NotCompared, TensorAgreement, Verification, verify, verify_text_encoder};
 pub use weight_type::WeightType;

@@ -98,8 +98,8 @@ pub fn save_world(world: &World, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes networks that are yet to be trained, as folders with `config.json` and tokenizer and without weights: `untrained/encoder`, and a
-/// smaller model of each architecture in `names`, `untrained/gpt2`, ...
+/// Writes networks that are yet to be trained, as folders with `config.json` and tokenizer and without weights: an encoder of
+/// texts, `untrained/tiny-world-encoder`, and a smaller model of each architecture in `names`, `untrained/tiny-world-small-gpt2`, ...
 ///
 /// # Errors
 ///
@@ -107,9 +107,9 @@ pub fn save_world(world: &World, folder: &Path) -> Result<()> {
 pub fn save_untrained(names: &[&str], world: &World, folder: &Path) -> Result<()> {
     let folder = folder.join("untrained");
     let encoder = wrap(train(&lines(world), Around::BothEnds)?);
-    write_untrained(&folder.join("encoder"), &encoder_config(), &encoder)?;
+    write_untrained(&folder.join("tiny-world-encoder"), &encoder_config(), &encoder)?;
     for name in names {
-        write_untrained(&folder.join(name), &Architecture::named(name)?.small_config()?, &tokenizer(name, world)?)?;
+        write_untrained(&folder.join(format!("tiny-world-small-{name}")), &Architecture::named(name)?.small_config()?, &tokenizer(name, world)?)?;
     }
     Ok(())
 }

@@ -113,6 +113,8 @@ serac_hparams! {
     /// Probability that an edit is asked in other words instead of its own.
     #[serde(deserialize_with = "easyedit_core::number")]
     outer_rephrase: f64 = 0.5,
+    /// Whether the counterfactual model also learns to end the text behind the answer (supervised training only).
+    learn_end: bool = false,
     /// Probability that an edit has the answer of another record as its target.
     #[serde(deserialize_with = "easyedit_core::number")]
     random_target: f64 = 0.0,

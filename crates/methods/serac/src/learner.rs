@@ -115,7 +115,7 @@ impl SeracLearner {
     /// Supervised: the two parts apart.
     fn supervised(&self, drawn: &[Drawn], training: bool) -> Result<StepReport> {
         let (networks, leaves) = self.tracked(training)?;
-        let rows = drawn.iter().map(|one| behind_memory(&*networks.counterfactual, one)).collect::<Result<Vec<TargetTokens>>>()?;
+        let rows = drawn.iter().map(|one| behind_memory(&*networks.counterfactual, one, self.hparams.learn_end)).collect::<Result<Vec<TargetTokens>>>()?;
         let predictions = Predictions::of(&*networks.counterfactual, &rows.iter().collect::<Vec<_>>())?;
         let (answers, of_answers) = nll(&predictions, self.hparams.cedit)?;
 
@@ -225,9 +225,13 @@ impl SeracLearner {
 }
 
 /// The row of an edit behind its own memory.
-fn behind_memory(model: &dyn Predictor, one: &Drawn) -> Result<TargetTokens> {
-    encode_with_target(model, &one.memory.context(&one.outer.prompt), &one.outer.answer).map_err(|error| {
+fn behind_memory(model: &dyn Predictor, one: &Drawn, ended: bool) -> Result<TargetTokens> {
+    let tokens = encode_with_target(model, &one.memory.context(&one.outer.prompt), &one.outer.answer).map_err(|error| {
         Error::Request { case_id: one.memory.case_id, message: format!("{:?}: {error}", join_target(&one.memory.prompt, &one.memory.target)) }
+    })?;
+    Ok(match model.tokenizer().eos().first() {
+        Some(end) if ended => tokens.ending_in(*end),
+        _ => tokens,
     })
 }
 
