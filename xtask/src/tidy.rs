@@ -135,10 +135,10 @@ fn file_faults(name: &str, text: &str) -> Vec<String> {
             }
         }
     };
-    if in_crate(&["core", "kernels", "methods", "data", "eval"]) {
+    if in_crate(&["core", "kernels", "methods", "data", "eval", "trainer"]) {
         forbid("a model family", |word| FAMILIES.iter().any(|family| word.starts_with(family)));
     }
-    if in_crate(&["core", "kernels", "models"]) {
+    if in_crate(&["core", "kernels", "models", "trainer"]) {
         forbid("an editing method", |word| METHODS.contains(&word));
     }
     faults

@@ -4,6 +4,7 @@ mod adapters;
 mod index;
 mod stats;
 mod trace;
+mod train;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ pub(crate) use adapters::{ExportArguments, ExportFormat, ImportAdapterArguments}
 pub(crate) use index::IndexArguments;
 pub(crate) use stats::{CollectArguments, ImportArguments, MergeArguments, StatsArguments, StatsCommand};
 pub(crate) use trace::{States, TraceArguments};
+pub(crate) use train::{PlotArguments, TrainArguments, TrainCommand, TrainFiles};
 
 /// New tokens of a continuation at most; no model has more positions.
 const MAX_NEW_TOKENS: usize = 1 << 20;
@@ -96,6 +98,8 @@ pub(crate) enum Command {
     Index(IndexArguments),
     /// Show in which layers and tokens the model recalls a fact (causal tracing)
     Trace(Box<TraceArguments>),
+    /// Train a method that learns to edit (MEND)
+    Train(Box<TrainArguments>),
     /// Compare a model with what another implementation computed
     Verify(VerifyArguments),
 }

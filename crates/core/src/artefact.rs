@@ -12,8 +12,11 @@ mod numbers;
 mod tensor;
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -50,13 +53,25 @@ impl Artefact {
     ///
     /// [`Error::Format`] naming the file if it is damaged, too large, or of something else; [`Error::Io`] if it cannot be read.
     pub fn read(path: &Path, kind: &str, identity: &impl Serialize, max_bytes: u64) -> Result<Option<Self>> {
-        let Some(file) = ArtefactFile::find(path, max_bytes)? else { return Ok(None) };
-        let label = file.label(kind)?;
+        ArtefactFile::find(path, max_bytes)?.map(|file| Self::read_whole(file, kind, identity)).transpose()
+    }
+
+    /// Reads the bytes of an artefact of this kind and identity; `path` names them in errors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`] if they are damaged, or of something else.
+    pub fn parse(path: &Path, bytes: &[u8], kind: &str, identity: &impl Serialize) -> Result<Self> {
+        Self::read_whole(ArtefactFile::new(path, bytes, bytes.len() as u64)?, kind, identity)
+    }
+
+    fn read_whole(file: ArtefactFile<impl Read>, kind: &str, identity: &impl Serialize) -> Result<Self> {
+        let (path, label) = (file.path().to_owned(), file.label(kind)?);
         let tensors = ReadTensors::read(file, Some(&label))?;
         if !label.is_of(identity)? {
             return Err(Error::format(path, "is of something else: another model, request, text or other settings"));
         }
-        Ok(Some(Self { path: path.to_owned(), label, tensors }))
+        Ok(Self { path, label, tensors })
     }
 
     /// The small facts.
@@ -68,18 +83,31 @@ impl Artefact {
         self.label.facts(&self.path)
     }
 
+    /// Names of the tensors that were not taken yet, in order.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.tensors.names().map(str::to_owned).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// Whether there is a tensor of this name that was not taken yet.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.has(name)
     }
 
-    /// Takes shape and numbers of a tensor of finite 32-bit floating-point numbers.
+    /// Takes shape and numbers of a tensor of finite 32-bit floating-point numbers; those of 16 bits are widened.
     ///
     /// # Errors
     ///
     /// [`Error::Format`] naming the file if there is no such tensor, it is of another type, or not finite.
     pub fn f32(&mut self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
-        let (shape, values) = self.tensors.take::<f32>(name)?;
+        let (shape, values) = match self.tensors.is_of::<f16>(name) {
+            true => {
+                let (shape, values) = self.tensors.take::<f16>(name)?;
+                (shape, values.to_f32_vec())
+            }
+            false => self.tensors.take::<f32>(name)?,
+        };
         if values.iter().all(|v| v.is_finite()) { Ok((shape, values)) } else { Err(self.not_finite(name)) }
     }
 
@@ -124,6 +152,7 @@ mod tests {
             ("f", ArtefactTensor::of_f32(&[3, 0], &[])),
             ("g", ArtefactTensor::of_u32(&[])),
             ("h", ArtefactTensor::of_i128(&[-2])),
+            ("i", ArtefactTensor::of_f16(&[2], &[0.5, -3.0])),
         ];
         Artefact::write(path, label, tensors.map(|(name, tensor)| (name.to_owned(), tensor)).into()).unwrap();
         std::fs::read(path).unwrap()
@@ -148,7 +177,9 @@ mod tests {
         assert!(found.has("c") && !found.has("d"), "a tensor is taken once");
         assert_eq!(read(&path).unwrap().unwrap().f64("b").unwrap(), [3.0]);
         let others = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        assert_eq!(others.len(), 8);
+        assert_eq!(others.len(), 9);
+        assert_eq!(found.names(), ["b", "c", "e", "g", "h", "i"]);
+        assert_eq!(found.f32("i").unwrap(), (vec![2], vec![0.5, -3.0]));
         assert_eq!(others.tensor("c").unwrap().data(), [4, 5]);
         assert_eq!(others.tensor("h").unwrap().data(), (-2i128).to_le_bytes());
         assert_eq!((others.tensor("h").unwrap().dtype(), others.tensor("h").unwrap().shape()), (Dtype::I64, &[1, 2][..]));

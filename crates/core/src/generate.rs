@@ -41,6 +41,17 @@ impl GenerationConfig {
     pub fn greedy(max_new_tokens: usize) -> Self {
         Self { max_new_tokens, ..Self::default() }
     }
+
+    /// The settings with which row `row` of a batch is continued alone as it is in the batch.
+    #[must_use]
+    pub fn of_row(self, row: usize) -> Self {
+        Self { seed: self.seed ^ (row as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15), ..self }
+    }
+
+    /// The source of the draws of a row that is continued alone, or of the first row of a batch.
+    pub fn rng(&self) -> ChaCha8Rng {
+        ChaCha8Rng::seed_from_u64(self.seed)
+    }
 }
 
 /// What was generated for one prompt.
@@ -73,15 +84,8 @@ pub fn generate(
     config: &GenerationConfig,
     progress: &dyn Progress,
 ) -> Result<Vec<Generation>> {
-    let mut rows: Vec<Row> = prompts
-        .iter()
-        .enumerate()
-        .map(|(index, _)| Row {
-            index,
-            ids: Vec::new(),
-            rng: ChaCha8Rng::seed_from_u64(config.seed ^ (index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)),
-        })
-        .collect();
+    let mut rows: Vec<Row> =
+        prompts.iter().enumerate().map(|(index, _)| Row { index, ids: Vec::new(), rng: config.of_row(index).rng() }).collect();
     let mut done: Vec<Option<Generation>> = vec![None; prompts.len()];
     if prompts.is_empty() {
         return Ok(Vec::new());
@@ -115,7 +119,7 @@ pub fn generate(
         let values = tensor_values(&logits)?;
         let mut going = Vec::new();
         for (position, row) in rows.iter_mut().enumerate() {
-            let id = choose(&mut values[position * vocab..(position + 1) * vocab].to_vec(), config.sampling, &mut row.rng)?;
+            let id = choose(&values[position * vocab..(position + 1) * vocab], config.sampling, &mut row.rng)?;
             row.ids.push(id);
             if config.ignore_eos || !model.tokenizer().eos().contains(&id) {
                 going.push(position);
@@ -155,7 +159,12 @@ struct Row {
     rng: ChaCha8Rng,
 }
 
-fn choose(logits: &mut [f32], sampling: Sampling, rng: &mut ChaCha8Rng) -> Result<u32> {
+/// The next token, by the logits of a position.
+///
+/// # Errors
+///
+/// [`Error::NotFinite`] if a logit is NaN; [`Error::Batch`] if there is none, or the temperature is not above 0.
+pub fn choose(logits: &[f32], sampling: Sampling, rng: &mut ChaCha8Rng) -> Result<u32> {
     let (best, _) = most_probable(logits)?;
     let Sampling::Random { temperature, top_k, top_p } = sampling else {
         return Ok(best);
@@ -198,7 +207,7 @@ mod tests {
     use super::*;
 
     fn pick(logits: &[f32], sampling: Sampling, seed: u64) -> u32 {
-        choose(&mut logits.to_vec(), sampling, &mut ChaCha8Rng::seed_from_u64(seed)).unwrap()
+        choose(logits, sampling, &mut ChaCha8Rng::seed_from_u64(seed)).unwrap()
     }
 
     #[test]
@@ -227,8 +236,8 @@ mod tests {
     #[test]
     fn damaged_logits_and_bad_settings_are_errors() {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
-        assert!(choose(&mut [f32::NAN, 0.0], Sampling::Greedy, &mut rng).is_err());
+        assert!(choose(&[f32::NAN, 0.0], Sampling::Greedy, &mut rng).is_err());
         let cold = Sampling::Random { temperature: 0.0, top_k: None, top_p: None };
-        assert!(choose(&mut [1.0, 0.0], cold, &mut rng).is_err());
+        assert!(choose(&[1.0, 0.0], cold, &mut rng).is_err());
     }
 }

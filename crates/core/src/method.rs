@@ -1,7 +1,10 @@
 use burn::tensor::Device;
 use serde_json::Value;
 
-use crate::{CheckedRequest, Edit, EditRequest, Error, Hparams, LanguageModel, ModelSpec, Progress, Result, SentenceEncoder, Session};
+use crate::{
+    CheckedRequest, Edit, EditRequest, Error, Hparams, LanguageModel, ModelSpec, Progress, Result, SentenceEncoder, Session,
+    TrainableEncoder, Trained,
+};
 
 /// Name of the corpus that the model writes itself.
 pub const SELF_CORPUS: &str = "self";
@@ -60,6 +63,36 @@ pub trait Corpora: Send + Sync {
     fn sentence_encoder(&self, name: &str, _device: &Device, _progress: &dyn Progress) -> Result<Box<dyn SentenceEncoder>> {
         Err(Error::hparams(format!("sentence_model_name: no sentence encoder {name:?} can be had here")))
     }
+
+    /// The text encoder called `name` (the value of `cls_name`), on `device`, to be trained or to take over what was learned; it may have to be
+    /// downloaded. A folder without weights is an encoder that is yet to be trained.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such encoder, or it cannot be had.
+    fn text_encoder(&self, name: &str, _device: &Device, _progress: &dyn Progress) -> Result<Box<dyn TrainableEncoder>> {
+        Err(Error::hparams(format!("cls_name: no text encoder {name:?} can be had here")))
+    }
+
+    /// The language model called `name` (the value of `small_name`), on `device`, beside the one that is edited; it may have to be downloaded. A
+    /// folder without weights is a model that is yet to be trained.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such model, or it cannot be had.
+    fn language_model(&self, name: &str, _device: &Device, _progress: &dyn Progress) -> Result<Box<dyn LanguageModel>> {
+        Err(Error::hparams(format!("small_name: no language model {name:?} can be had here")))
+    }
+
+    /// What the method `method` has learned in the training called `name` (the value of `archive`: the path of a file, or a name that is built
+    /// in).
+    ///
+    /// # Errors
+    ///
+    /// If there is no such file, or it cannot be read.
+    fn trained(&self, name: &str, method: &str) -> Result<Trained> {
+        Err(Error::hparams(format!("archive: nothing that {method} has learned is called {name:?} here")))
+    }
 }
 
 /// The corpora of a program that has no text: whatever is asked for, the model writes it itself.
@@ -115,6 +148,16 @@ pub trait EditMethod {
     /// Whether its edits are changes of weights, which a checkpoint can hold; the others are [overlays](crate::Overlay).
     fn changes_weights(&self) -> bool {
         true
+    }
+
+    /// Loads what [laying an edit over](Self::lay_over) a model takes and the edit does not hold: what the method has learned. Whoever applies
+    /// an edit of a file calls it first; [`prepare`](Self::prepare) implies it.
+    ///
+    /// # Errors
+    ///
+    /// If what was learned is not there, or does not fit.
+    fn load_learned(&mut self, _device: &Device, _session: &Session) -> Result<()> {
+        Ok(())
     }
 
     /// The model under the [overlay](Edit::overlay) of `edit`, which a method of this name has made.

@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
-use crate::{Edit, EditMethod, Error, Hparams, HparamsDocument, LanguageModel, Method, ModelSpec, Result, apply_all, nearest_name};
+use crate::{
+    Edit, EditMethod, Error, Hparams, HparamsDocument, LanguageModel, Method, ModelSpec, Result, Session, apply_all, nearest_name,
+};
 
 /// A registered method.
 #[derive(Clone, Copy)]
@@ -76,18 +78,30 @@ impl Registry {
         })
     }
 
-    /// The model with `edits`: their changes of weights, as [`apply_all`] makes them, and then what they lay over it, one over the other.
+    /// [`apply_in`](Self::apply_in) a session that has nothing: for methods whose edits hold all they need.
+    ///
+    /// # Errors
+    ///
+    /// As [`apply_in`](Self::apply_in).
+    pub fn apply(&self, edits: &[Edit], model: Box<dyn LanguageModel>) -> Result<Box<dyn LanguageModel>> {
+        self.apply_in(&Session::new(), edits, model)
+    }
+
+    /// The model with `edits`: their changes of weights, as [`apply_all`] makes them, and then what they lay over it, one over the other. What
+    /// methods have learned is found in the session's corpora.
     ///
     /// # Errors
     ///
     /// As [`apply_all`]; [`Error::UnknownMethod`] if an overlay is of a method that is not registered, otherwise as
-    /// [`EditMethod::lay_over`].
-    pub fn apply(&self, edits: &[Edit], mut model: Box<dyn LanguageModel>) -> Result<Box<dyn LanguageModel>> {
+    /// [`EditMethod::load_learned`] and [`EditMethod::lay_over`].
+    pub fn apply_in(&self, session: &Session, edits: &[Edit], mut model: Box<dyn LanguageModel>) -> Result<Box<dyn LanguageModel>> {
         // The model is the caller's no more: nobody needs its weights back.
         let _applied = apply_all(edits, &mut *model)?;
         for edit in edits.iter().filter(|edit| edit.overlay.is_some()) {
             let document = HparamsDocument::from_json(&edit.hparams, &format!("the edit of {}", edit.method))?;
-            model = self.get(&edit.method)?.build(&document)?.lay_over(edit, model)?;
+            let mut method = self.get(&edit.method)?.build(&document)?;
+            method.load_learned(&model.device(), session)?;
+            model = method.lay_over(edit, model)?;
         }
         Ok(model)
     }

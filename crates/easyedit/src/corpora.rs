@@ -1,10 +1,12 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use easyedit_core::{Corpora, CorpusText, EditRequest, Error, Progress, Result, SELF_CORPUS, SentenceEncoder};
+use easyedit_core::{
+    Corpora, CorpusText, EditRequest, Error, LanguageModel, Progress, Result, SELF_CORPUS, SentenceEncoder, TrainableEncoder, Trained,
+};
 use easyedit_data::{read_corpus, read_requests, sample_text, split_documents};
 
-use crate::open_sentence_encoder;
+use crate::{open_language_model, open_sentence_encoder, open_text_encoder, open_trained};
 
 /// Name of the text that is built in.
 pub const SAMPLE_CORPUS: &str = "wikitext-sample";
@@ -13,7 +15,7 @@ pub const SAMPLE_CORPUS: &str = "wikitext-sample";
 const DOWNLOADED: &[&str] = &["wikipedia", "wikitext"];
 
 /// Text for statistics: from a file or a folder, from the sample that is built in, or written by the model itself. Records are read from
-/// files in any of [`easyedit_data`]'s formats, and sentence encoders opened by [`open_sentence_encoder`].
+/// files in any of [`easyedit_data`]'s formats, sentence encoders opened by [`open_sentence_encoder`], and what methods learned by [`open_trained`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextCorpora {
     /// Stands in for whatever corpus the hyperparameters name: a text file with blank lines between documents, a `.json` or `.jsonl`
@@ -66,6 +68,18 @@ impl Corpora for TextCorpora {
 
     fn sentence_encoder(&self, name: &str, device: &Device, progress: &dyn Progress) -> Result<Box<dyn SentenceEncoder>> {
         open_sentence_encoder(name, device, progress)
+    }
+
+    fn text_encoder(&self, name: &str, device: &Device, progress: &dyn Progress) -> Result<Box<dyn TrainableEncoder>> {
+        open_text_encoder(name, device, progress)
+    }
+
+    fn language_model(&self, name: &str, device: &Device, progress: &dyn Progress) -> Result<Box<dyn LanguageModel>> {
+        open_language_model(name, device, progress)
+    }
+
+    fn trained(&self, name: &str, method: &str) -> Result<Trained> {
+        open_trained(name, method)
     }
 }
 

@@ -24,10 +24,12 @@ mod corpora;
 mod edit_folder;
 mod edit_run;
 mod edit_store;
+mod edit_trainer;
 mod editor;
 pub mod hparams;
 mod open;
 mod sentences;
+mod trained;
 
 pub use corpora::{SAMPLE_CORPUS, TextCorpora};
 pub use easyedit_core::*;
@@ -38,17 +40,24 @@ pub use easyedit_ft_api as ft_api;
 #[cfg(feature = "ike")]
 pub use easyedit_ike as ike;
 pub use easyedit_kernels as kernels;
+#[cfg(feature = "mend")]
+pub use easyedit_mend as mend;
 pub use easyedit_models as models;
 #[cfg(feature = "peft")]
 pub use easyedit_peft as peft;
+#[cfg(feature = "serac")]
+pub use easyedit_serac as serac;
 #[cfg(feature = "trace")]
 pub use easyedit_trace as trace;
+pub use easyedit_trainer as trainer;
 pub use edit_folder::EditFolder;
 pub use edit_run::{EditRun, changed_weights};
 pub use edit_store::EditStore;
+pub use edit_trainer::EditTrainer;
 pub use editor::{Editor, EditorOptions, Mode};
 pub use open::{Edited, OpenModel, open, open_in};
-pub use sentences::open_sentence_encoder;
+pub use sentences::{open_language_model, open_sentence_encoder, open_text_encoder};
+pub use trained::open_trained;
 
 /// The methods this build knows: one per cargo feature. (`ft_api` edits a model behind an API instead of a [`LanguageModel`], so it is called by itself.) Others are added with [`Registry::register`].
 pub fn registry() -> Registry {
@@ -74,5 +83,9 @@ pub fn registry() -> Registry {
     registry.register::<easyedit_kn::Kn>();
     #[cfg(feature = "ike")]
     registry.register::<easyedit_ike::Ike>();
+    #[cfg(feature = "mend")]
+    registry.register::<easyedit_mend::Mend>();
+    #[cfg(feature = "serac")]
+    registry.register::<easyedit_serac::Serac>();
     registry
 }

@@ -10,7 +10,9 @@
 //! - [`TargetLoss`]: the loss of targets for methods that train weights, with what training cannot change computed once;
 //! - [`Cholesky`]: solves with such a statistic, in f64; [`NullSpace`]: what such a statistic does not see;
 //! - [`target_likelihood`]: the likelihood of wanted tokens with its derivative by the logits;
+//! - [`SideBySide`]: parts of a work on threads of their own;
 //! - [`context_templates`]: short texts the fact is read in;
+//! - [`WordVectors`]: how many rare words texts have in common;
 //! - [`trace`]: causal tracing, which states of a pass carry a fact.
 //!
 //! # Invariants
@@ -34,11 +36,13 @@ mod parallelism;
 mod prefixes;
 mod preparation;
 mod row_groups;
+mod side_by_side;
 mod solver;
 mod target_likelihood;
 mod templates;
 mod trace;
 mod value;
+mod word_vectors;
 
 pub use adam::{Adam, AdamConfig};
 pub use contexts::Contexts;
@@ -58,8 +62,10 @@ pub use moments::{
 };
 pub use null_space::NullSpace;
 pub use preparation::{Preparation, second_moments};
+pub use side_by_side::SideBySide;
 pub use solver::{Cholesky, SolvedKeys};
 pub use target_likelihood::{TargetLikelihood, target_likelihood};
 pub use templates::{TemplateConfig, checked_templates, context_templates};
 pub use trace::{Restoration, Trace, TraceConfig, TracePrompt, check_traceable, embedding_deviation, subject_noise, trace};
 pub use value::{OncePredicted, OptimizedValue, StepLoss, ValueConfig, ValueSite, ValueTargets, optimize_values};
+pub use word_vectors::WordVectors;

@@ -1,5 +1,7 @@
 //! BERT, and the MiniLM sentence encoders made of it.
 
+use easyedit_core::{HeadActivation, SequenceHead};
+
 use crate::block::BlockNames;
 use crate::mlp_in::MlpInNames;
 use crate::post_norm::Names;
@@ -23,6 +25,7 @@ pub(crate) static FAMILY: TextFamily = TextFamily {
     },
     activation: "hidden_act",
     epsilon: "layer_norm_eps",
+    head: SequenceHead { dense: "bert.pooler.dense", out: "classifier", activation: HeadActivation::Tanh },
     segments: "type_vocab_size",
     names: Names {
         tokens: "bert.embeddings.word_embeddings",

@@ -1,5 +1,7 @@
 //! DistilBERT: BERT with half of the layers, and without segments.
 
+use easyedit_core::{HeadActivation, SequenceHead};
+
 use crate::block::BlockNames;
 use crate::mlp_in::MlpInNames;
 use crate::post_norm::Names;
@@ -23,6 +25,7 @@ pub(crate) static FAMILY: TextFamily = TextFamily {
     },
     activation: "activation",
     epsilon: "layer_norm_eps",
+    head: SequenceHead { dense: "pre_classifier", out: "classifier", activation: HeadActivation::Relu },
     segments: "type_vocab_size",
     names: Names {
         tokens: "distilbert.embeddings.word_embeddings",

@@ -105,6 +105,12 @@ impl PostNormEncoder {
         })
     }
 
+    /// The block that the parameter `name` belongs to.
+    pub(crate) fn layer_of(&self, name: &str) -> Option<usize> {
+        let (layer, _) = name.strip_prefix(self.names.blocks)?.strip_prefix('.')?.split_once('.')?;
+        layer.parse().ok().filter(|layer| *layer < self.blocks.len())
+    }
+
     /// The last block's output for the rows of a pass, whose ids and positions are known to be inside the tables: `[tokens, d_model]`.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use easyedit_core::{Fingerprint, ParamName, Pass, TokenBatch, TokenRow, Tokenizer, WeightLayout, nearest_name, weight_product};
+use easyedit_core::{
+    Fingerprint, ParamName, Pass, SequenceHead, TokenBatch, TokenRow, Tokenizer, WeightLayout, nearest_name, weight_product,
+};
 use sha2::{Digest, Sha256};
 
 use crate::activation::Activation;
@@ -31,6 +33,8 @@ pub(crate) struct TextFamily {
     /// Key of the number of segments.
     pub(crate) segments: &'static str,
     pub(crate) names: Names,
+    /// The head that classifies texts.
+    pub(crate) head: SequenceHead,
 }
 
 static FAMILIES: &[&TextFamily] = &[&bert::FAMILY, &distilbert::FAMILY];
@@ -46,6 +50,7 @@ pub struct TextEncoder {
     tokenizer: Tokenizer,
     device: Device,
     network: PostNormEncoder,
+    pub(crate) family: &'static TextFamily,
 }
 
 impl std::fmt::Debug for TextEncoder {
@@ -198,6 +203,11 @@ impl TextEncoder {
         Ok(parameters::weight(&self.network, &self.name, name)?)
     }
 
+    /// The block that a parameter belongs to, from 0.
+    pub(crate) fn layer_of(&self, name: &ParamName) -> Option<usize> {
+        self.network.layer_of(name.as_str())
+    }
+
     /// Replaces a parameter by one of the same shape.
     ///
     /// # Errors
@@ -243,7 +253,7 @@ pub fn load_text_encoder(
     let segments = config.optional_dimension(family.segments)?.unwrap_or(2);
     let loader = Loader::new(tensors, device, family.base);
     let network = PostNormEncoder::load(&loader, &family.names, &shape, segments, activation, epsilon)?;
-    Ok(TextEncoder { name: name.to_owned(), shape, tokenizer, device: device.clone(), network })
+    Ok(TextEncoder { name: name.to_owned(), shape, tokenizer, device: device.clone(), network, family })
 }
 
 /// Whether models of a `model_type` are text encoders.

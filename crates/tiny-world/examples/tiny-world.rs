@@ -28,6 +28,9 @@ struct Arguments {
     seed: Option<u64>,
 }
 
+/// Models of which a smaller one is made for methods that train another model.
+const UNTRAINED: [&str; 3] = ["gpt2", "llama", "t5"];
+
 /// A bar on standard error.
 struct Bar(ProgressBar);
 
@@ -58,6 +61,8 @@ fn main() -> Result<()> {
     }
     let world = tiny_world::world();
     tiny_world::save_world(world, &arguments.out)?;
+    tiny_world::save_learning_sets(world, &arguments.out)?;
+    tiny_world::save_untrained(&UNTRAINED, world, &arguments.out)?;
     println!("{} facts, {} sentences in {}", world.facts().len(), world.sentences().len(), arguments.out.display());
     for name in tiny_world::model_names().filter(|name| all || arguments.retrain.iter().any(|wanted| wanted == name)) {
         let mut config = TrainingConfig::of(name)?;

@@ -72,6 +72,11 @@ const ANSWER_STEPS: usize = 1500;
 const D_MODEL: usize = 96;
 const HEADS: usize = 4;
 const LAYERS: usize = 4;
+/// Width and depth of the small networks.
+const SMALL_D_MODEL: usize = 64;
+const SMALL_LAYERS: usize = 2;
+/// Longest text of the encoder, in tokens.
+const ENCODER_POSITIONS: usize = 64;
 /// Longest text, in tokens.
 pub(crate) const MAX_POSITIONS: usize = 128;
 
@@ -95,7 +100,7 @@ impl Architecture {
 
     /// The model's `config.json`.
     pub(crate) fn config(&self) -> Result<Value> {
-        let shape = Shape {
+        self.config_of(&Shape {
             vocab_size: VOCABULARY,
             d_model: D_MODEL,
             d_mlp: if self.gated { D_MODEL * 8 / 3 } else { 4 * D_MODEL },
@@ -104,8 +109,29 @@ impl Architecture {
             kv_heads: self.kv_heads,
             head_dim: D_MODEL / HEADS,
             max_positions: MAX_POSITIONS,
-        };
-        let mut config = new_config(self.model_type, &shape)?;
+        })
+    }
+
+    /// The `config.json` of a smaller model of the architecture, with the same vocabulary and one table for embedding and head.
+    pub(crate) fn small_config(&self) -> Result<Value> {
+        let mut config = self.config_of(&Shape {
+            vocab_size: VOCABULARY,
+            d_model: SMALL_D_MODEL,
+            d_mlp: 2 * SMALL_D_MODEL,
+            n_layers: SMALL_LAYERS,
+            heads: HEADS,
+            kv_heads: self.kv_heads,
+            head_dim: SMALL_D_MODEL / HEADS,
+            max_positions: MAX_POSITIONS,
+        })?;
+        if let Some(config) = config.as_object_mut() {
+            config.insert("tie_word_embeddings".to_owned(), true.into());
+        }
+        Ok(config)
+    }
+
+    fn config_of(&self, shape: &Shape) -> Result<Value> {
+        let mut config = new_config(self.model_type, shape)?;
         let special = json!({"bos_token_id": null, "eos_token_id": END_ID, "pad_token_id": PAD_ID});
         for more in [special, (self.settings)()] {
             if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
@@ -114,4 +140,14 @@ impl Architecture {
         }
         Ok(config)
     }
+}
+
+/// The `config.json` of a small encoder of texts, with the same vocabulary.
+pub(crate) fn encoder_config() -> Value {
+    json!({
+        "model_type": "bert", "architectures": ["BertModel"], "vocab_size": VOCABULARY, "hidden_size": SMALL_D_MODEL,
+        "intermediate_size": 2 * SMALL_D_MODEL, "num_hidden_layers": SMALL_LAYERS, "num_attention_heads": HEADS,
+        "max_position_embeddings": ENCODER_POSITIONS, "type_vocab_size": 1, "hidden_act": "gelu", "layer_norm_eps": 1e-12,
+        "pad_token_id": PAD_ID, "torch_dtype": "float32",
+    })
 }

@@ -7,9 +7,9 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
-use crate::architecture::Architecture;
-use crate::tokenizer::{END, PAD, train, wrap};
-use crate::{Error, Result, Sentence, TrainingConfig, World};
+use crate::architecture::{Architecture, encoder_config};
+use crate::tokenizer::{Around, END, PAD, train, wrap};
+use crate::{Error, LearningSets, Practice, Result, Sentence, TrainingConfig, World};
 
 /// The tokenizer of a model of this world.
 ///
@@ -17,7 +17,8 @@ use crate::{Error, Result, Sentence, TrainingConfig, World};
 ///
 /// [`Error::UnknownModel`]; [`Error::Tokenizer`] if it cannot be trained.
 pub fn tokenizer(name: &str, world: &World) -> Result<Tokenizer> {
-    Ok(wrap(train(&lines(world), Architecture::named(name)?.ends_texts())?))
+    let around = if Architecture::named(name)?.ends_texts() { Around::End } else { Around::Nothing };
+    Ok(wrap(train(&lines(world), around)?))
 }
 
 /// Every sentence of the world.
@@ -66,7 +67,8 @@ pub fn save_model(name: &str, model: &dyn LanguageModel, training: &TrainingConf
     write(&path, &safetensors::serialize(views, Some([("format".to_owned(), "pt".to_owned())].into())).map_err(broken)?)
 }
 
-/// Writes the world's text and datasets: `corpus.txt`, `facts.json`, `requests.json`, `zsre.json`, `counterfact.json`.
+/// Writes the world's text and datasets: `corpus.txt`, `facts.json`, `requests.json`, `zsre.json`, `counterfact.json`, and
+/// the records of `practice`.
 ///
 /// # Errors
 ///
@@ -87,7 +89,55 @@ pub fn save_world(world: &World, folder: &Path) -> Result<()> {
     let native = requests.iter().map(|r| serde_json::to_value(r).unwrap_or_default()).collect();
     write_json(&folder.join("requests.json"), &json(native))?;
     write_json(&folder.join("zsre.json"), &json(requests.iter().map(crate::dataset::zsre).collect()))?;
-    write_json(&folder.join("counterfact.json"), &json(requests.iter().map(crate::dataset::counterfact).collect()))
+    write_json(&folder.join("counterfact.json"), &json(requests.iter().map(crate::dataset::counterfact).collect()))?;
+    let Practice { train, val, test } = world.practice();
+    for (name, records) in [("train", train), ("val", val), ("test", test)] {
+        let lines: Vec<String> = records.iter().map(|record| serde_json::to_value(record).unwrap_or_default().to_string()).collect();
+        write(&folder.join(format!("practice/{name}.jsonl")), (lines.join("\n") + "\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Writes networks that are yet to be trained, as folders with `config.json` and tokenizer and without weights: an encoder of
+/// texts, `untrained/tiny-world-encoder`, and a smaller model of each architecture in `names`, `untrained/tiny-world-small-gpt2`, ...
+///
+/// # Errors
+///
+/// [`Error::UnknownModel`], [`Error::Write`].
+pub fn save_untrained(names: &[&str], world: &World, folder: &Path) -> Result<()> {
+    let folder = folder.join("untrained");
+    let encoder = wrap(train(&lines(world), Around::BothEnds)?);
+    write_untrained(&folder.join("tiny-world-encoder"), &encoder_config(), &encoder)?;
+    for name in names {
+        write_untrained(
+            &folder.join(format!("tiny-world-small-{name}")),
+            &Architecture::named(name)?.small_config()?,
+            &tokenizer(name, world)?,
+        )?;
+    }
+    Ok(())
+}
+
+fn write_untrained(folder: &Path, config: &Value, tokenizer: &Tokenizer) -> Result<()> {
+    write_json(&folder.join("config.json"), config)?;
+    let text = tokenizer.inner().to_string(false).map_err(|e| Error::Tokenizer(e.to_string()))?;
+    write(&folder.join("tokenizer.json"), text.as_bytes())
+}
+
+/// Writes the [`LearningSets`](crate::LearningSets): `learning/{train,val,test}.json`.
+///
+/// # Errors
+///
+/// [`Error::Write`].
+pub fn save_learning_sets(world: &World, folder: &Path) -> Result<()> {
+    let sets = LearningSets::of(world);
+    for (name, requests) in [("train", sets.train), ("val", sets.val), ("test", sets.test)] {
+        let path = folder.join("learning").join(format!("{name}.json"));
+        // One record a line: there are many, and few of their keys are used.
+        let lines: Vec<String> = requests.iter().map(|request| serde_json::to_value(request).unwrap_or_default().to_string()).collect();
+        write(&path, format!("[\n{}\n]\n", lines.join(",\n")).as_bytes())?;
+    }
+    Ok(())
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

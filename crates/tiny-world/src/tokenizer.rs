@@ -17,9 +17,18 @@ pub(crate) const END_ID: u32 = 1;
 /// Number of tokens.
 pub(crate) const VOCABULARY: usize = 1024;
 
+/// What stands around a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Around {
+    Nothing,
+    End,
+    BothEnds,
+}
+
 /// Trains a byte-level BPE tokenizer on `text`. A text gets a space before its first word, so that a name is the same tokens at the
-/// start of a sentence and within. `ends_texts`: every text gets the end token, as encoder-decoders are trained.
-pub(crate) fn train(text: &[String], ends_texts: bool) -> Result<tokenizers::Tokenizer> {
+/// start of a sentence and within. `around`: the end token stands behind every text, as encoder-decoders are
+/// trained, or on both sides, for encoders that gather a text in its first token.
+pub(crate) fn train(text: &[String], around: Around) -> Result<tokenizers::Tokenizer> {
     let failed = |e: tokenizers::Error| Error::Tokenizer(e.to_string());
     let special = [AddedToken::from(PAD, true), AddedToken::from(END, true)];
     let mut trainer = BpeTrainerBuilder::new()
@@ -30,16 +39,19 @@ pub(crate) fn train(text: &[String], ends_texts: bool) -> Result<tokenizers::Tok
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
     let byte_level = ByteLevel::new(true, false, true);
-    let processor = if ends_texts {
+    let processor = if let Around::Nothing = around {
+        PostProcessorWrapper::ByteLevel(byte_level)
+    } else {
         let template = TemplateProcessing::builder()
-            .try_single(format!("$A {END}"))
+            .try_single(match around {
+                Around::BothEnds => format!("{END} $A {END}"),
+                _ => format!("$A {END}"),
+            })
             .map_err(Error::Tokenizer)?
             .special_tokens(vec![(END, END_ID)])
             .build()
             .map_err(|e| Error::Tokenizer(e.to_string()))?;
         PostProcessorWrapper::Template(template)
-    } else {
-        PostProcessorWrapper::ByteLevel(byte_level)
     };
     let mut tokenizer = TokenizerBuilder::<BPE, NormalizerWrapper, ByteLevel, PostProcessorWrapper, ByteLevel>::new()
         .with_model(BPE::default())
@@ -66,8 +78,8 @@ mod tests {
     #[test]
     fn the_ids_of_special_tokens_and_the_spans_of_words_are_right() {
         let text: Vec<String> = World::new(1).sentences().iter().map(Sentence::text).collect();
-        let plain = wrap(train(&text, false).unwrap());
-        let ended = wrap(train(&text, true).unwrap());
+        let plain = wrap(train(&text, Around::Nothing).unwrap());
+        let ended = wrap(train(&text, Around::End).unwrap());
         assert_eq!(plain.inner().token_to_id(PAD), Some(PAD_ID));
         assert_eq!(plain.inner().token_to_id(END), Some(END_ID));
         assert_eq!(plain.vocab_size(), VOCABULARY);

@@ -61,7 +61,7 @@ impl Sentence {
 pub struct World {
     pub(crate) entities: Vec<Entity>,
     facts: Vec<Fact>,
-    seed: u64,
+    pub(crate) seed: u64,
 }
 
 impl World {

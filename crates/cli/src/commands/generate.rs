@@ -15,7 +15,7 @@ pub(super) fn run(context: &Context, arguments: &GenerateArguments) -> Result<()
     let edits = load_edits(&arguments.edit)?;
     let checkpoint = context.open(&arguments.model.model)?;
     check_not_applied(&checkpoint, &edits)?;
-    let model = easyedit::registry().apply(&edits, context.load(&checkpoint)?)?;
+    let model = easyedit::registry().apply_in(context.session(), &edits, context.load(&checkpoint)?)?;
 
     let prompts: easyedit::Result<Vec<TokenRow>> = arguments.prompt.iter().map(|text| encode_prompt(&*model, text)).collect();
     let config = GenerationConfig {

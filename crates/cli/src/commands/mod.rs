@@ -21,13 +21,14 @@ mod revert;
 mod run;
 mod stats;
 mod trace;
+mod train;
 mod verify;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use easyedit::models::{Checkpoint, cache_folder, resolve_model};
-use easyedit::{LanguageModel, Progress, SAMPLE_CORPUS, SELF_CORPUS, Session};
+use easyedit::{LanguageModel, Progress, SAMPLE_CORPUS, SELF_CORPUS, Session, TextCorpora};
 
 use crate::args::{Command, Common};
 use crate::failure::UsageError;
@@ -43,7 +44,11 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(common: Common, bars: &Bars) -> Self {
-        let session = Session::new().with_seed(common.seed).with_cache(cache_folder()).with_progress(bars.clone());
+        let session = Session::new()
+            .with_seed(common.seed)
+            .with_cache(cache_folder())
+            .with_progress(bars.clone())
+            .with_corpora(TextCorpora::default());
         Self { output: Output::new(common.json), common, session }
     }
 
@@ -57,7 +62,7 @@ impl Context {
         cache_folder()
     }
 
-    /// The session that the flags ask for. All work of the command belongs to it.
+    /// The session that the flags ask for, with the built-in texts and whatever lies on disk. All work of the command belongs to it.
     pub(crate) fn session(&self) -> &Session {
         &self.session
     }
@@ -102,6 +107,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<()> {
         Command::Stats(arguments) => stats::run(context, &arguments),
         Command::Index(arguments) => index::run(context, &arguments),
         Command::Trace(arguments) => trace::run(context, &arguments),
+        Command::Train(arguments) => train::run(context, &arguments),
         Command::Verify(arguments) => verify::run(context, &arguments),
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn run(context: &Context, arguments: &PerplexityArguments) -> Result<
     let edits = load_edits(&arguments.edit)?;
     let checkpoint = context.open(&arguments.model.model)?;
     check_not_applied(&checkpoint, &edits)?;
-    let model = easyedit::registry().apply(&edits, context.load(&checkpoint)?)?;
+    let model = easyedit::registry().apply_in(context.session(), &edits, context.load(&checkpoint)?)?;
     let found = perplexity(&*model, &documents, context.progress())?;
     let value = json!({
         "model": checkpoint.name(), "edits": arguments.edit, "text": arguments.text,

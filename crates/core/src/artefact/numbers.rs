@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::PathBuf;
 
+use half::f16;
 use safetensors::tensor::Dtype;
 
 use super::{ArtefactFile, ArtefactLabel};
@@ -36,6 +37,14 @@ impl ReadTensors {
             Ok(())
         })?;
         Ok(Self { path, by_name })
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+
+    pub(super) fn is_of<T: Number>(&self, name: &str) -> bool {
+        self.by_name.get(name).is_some_and(|tensor| tensor.dtype == T::DTYPE)
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -104,4 +113,4 @@ macro_rules! numbers {
     };
 }
 
-numbers!(F32 f32, F64 f64, U32 u32, U64 u64);
+numbers!(F32 f32, F16 f16, F64 f64, U32 u32, U64 u64);

@@ -1,5 +1,6 @@
 use std::io;
 
+use half::f16;
 use safetensors::tensor::Dtype;
 use sha2::{Digest, Sha256};
 
@@ -16,6 +17,8 @@ pub struct ArtefactTensor<'a> {
 #[derive(Clone, Copy, Debug)]
 enum Lent<'a> {
     F32(&'a [f32]),
+    /// Rounded to the nearest as they are written.
+    F16(&'a [f32]),
     F64(&'a [f64]),
     U32(&'a [u32]),
     U64(&'a [u64]),
@@ -27,6 +30,11 @@ impl<'a> ArtefactTensor<'a> {
     /// 32-bit floating-point numbers.
     pub fn of_f32(shape: &[usize], values: &'a [f32]) -> Self {
         Self { shape: shape.to_vec(), numbers: Lent::F32(values) }
+    }
+
+    /// 16-bit floating-point numbers, the nearest to `values`.
+    pub fn of_f16(shape: &[usize], values: &'a [f32]) -> Self {
+        Self { shape: shape.to_vec(), numbers: Lent::F16(values) }
     }
 
     /// A vector of 64-bit floating-point numbers.
@@ -57,6 +65,7 @@ impl<'a> ArtefactTensor<'a> {
     pub(super) fn dtype(&self) -> Dtype {
         match self.numbers {
             Lent::F32(_) => Dtype::F32,
+            Lent::F16(_) => Dtype::F16,
             Lent::F64(_) => Dtype::F64,
             Lent::U32(_) => Dtype::U32,
             Lent::U64(_) => Dtype::U64,
@@ -73,6 +82,7 @@ impl<'a> ArtefactTensor<'a> {
     pub(super) fn length(&self) -> usize {
         match self.numbers {
             Lent::F32(values) => size_of_val(values),
+            Lent::F16(values) => values.len() * size_of::<f16>(),
             Lent::F64(values) => size_of_val(values),
             Lent::U32(values) => size_of_val(values),
             Lent::U64(values) => size_of_val(values),
@@ -85,6 +95,7 @@ impl<'a> ArtefactTensor<'a> {
     pub(super) fn each_part(&self, take: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         match self.numbers {
             Lent::F32(values) => each_part(values, f32::to_le_bytes, take),
+            Lent::F16(values) => each_part(values, |value| f16::from_f32(value).to_le_bytes(), take),
             Lent::F64(values) => each_part(values, f64::to_le_bytes, take),
             Lent::U32(values) => each_part(values, u32::to_le_bytes, take),
             Lent::U64(values) => each_part(values, u64::to_le_bytes, take),

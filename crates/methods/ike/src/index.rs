@@ -2,8 +2,8 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use easyedit_core::{CheckedRequest, EditRequest, Error, Matrix, Result, SentenceEncoder, Session, WeightLayout, weight_product};
+use easyedit_kernels::WordVectors;
 
-use crate::word_vectors::WordVectors;
 use crate::{Demonstration, IkeHparams, Kind, Retrieval, Selected, demonstrations_of, index_file, nearest};
 
 /// The demonstrations of a dataset, and the way to those near to a fact.

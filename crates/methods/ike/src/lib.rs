@@ -22,7 +22,6 @@ mod index;
 mod index_file;
 mod method;
 mod selection;
-mod word_vectors;
 
 pub use demonstration::{Demonstration, Kind, demonstrations_of};
 /// The vocabulary: requests, models, edits.

@@ -46,7 +46,7 @@ impl PytorchSource {
         let files = find(folder)?;
         let mut source = Self { path: folder.to_owned(), tensors: BTreeMap::new() };
         for file in &files.paths {
-            source.add(file)?;
+            source.add(file, &[])?;
         }
         if let Some(index) = &files.index {
             index.check(|name| source.tensors.get(name).map(|stored| stored.file.as_path()))?;
@@ -60,13 +60,23 @@ impl PytorchSource {
     ///
     /// As [`open`](Self::open).
     pub fn open_file(file: &Path) -> Result<Self> {
+        Self::open_archive(file, &[])
+    }
+
+    /// As [`open_file`](Self::open_file), for a file that keeps objects of other packages beside the tensors, under the keys `passed_over`. They are
+    /// not made, as no object is, and not looked at.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_archive(file: &Path, passed_over: &[&str]) -> Result<Self> {
         let mut source = Self { path: file.to_owned(), tensors: BTreeMap::new() };
-        source.add(file)?;
+        source.add(file, passed_over)?;
         Ok(source)
     }
 
-    fn add(&mut self, file: &Path) -> Result<()> {
-        for (name, tensor) in read_file(file)? {
+    fn add(&mut self, file: &Path, passed_over: &[&str]) -> Result<()> {
+        for (name, tensor) in read_file(file, passed_over)? {
             if self.tensors.insert(name.clone(), Stored { file: file.to_owned(), tensor }).is_some() {
                 return Err(Error::tensor(name, file, "is in another shard too, so it is not clear which one counts"));
             }
@@ -128,7 +138,7 @@ impl TensorSource for PytorchSource {
 }
 
 /// The tensors of a file by their names in the model.
-fn read_file(file: &Path) -> Result<Vec<(String, Tensor)>> {
+fn read_file(file: &Path, passed_over: &[&str]) -> Result<Vec<(String, Tensor)>> {
     let (mut opened, _) = open_input(file, MAX_WEIGHT_BYTES)?;
     let mut start = [0; LFS_POINTER.len()];
     if opened.read_exact(&mut start).is_ok() && start == LFS_POINTER {
@@ -139,7 +149,7 @@ fn read_file(file: &Path) -> Result<Vec<(String, Tensor)>> {
         check_stored(opened).map_err(&damaged)?;
     }
     let objects = guarded(|| PytorchReader::read_pickle_data(file, None)).map_err(&damaged)?.map_err(|e| damaged(e.to_string()))?;
-    if let Some(foreign) = foreign_object(&objects) {
+    if let Some(foreign) = foreign_object(&objects, passed_over) {
         let message = format!(
             "asks for an object of {foreign} to be made, which weights have no need of and which may run code; nothing was run: do not \
              use this file unless you trust its maker, and then convert it to safetensors"
@@ -171,11 +181,14 @@ fn check_stored(file: std::fs::File) -> Result<(), String> {
     Ok(())
 }
 
-/// The first object in `value` that comes from none of the [`PACKAGES`].
-fn foreign_object(value: &PickleValue) -> Option<&str> {
+/// The first object in `value` that comes from none of the [`PACKAGES`] and stands under none of the keys `passed_over`.
+fn foreign_object<'a>(value: &'a PickleValue, passed_over: &[&str]) -> Option<&'a str> {
     match value {
-        PickleValue::List(items) => items.iter().find_map(foreign_object),
-        PickleValue::Dict(items) => items.values().find_map(foreign_object),
+        PickleValue::List(items) => items.iter().find_map(|item| foreign_object(item, passed_over)),
+        PickleValue::Dict(items) => {
+            let looked_at = items.iter().filter(|(key, _)| !passed_over.contains(&key.as_str()));
+            looked_at.map(|(_, item)| item).find_map(|item| foreign_object(item, passed_over))
+        }
         PickleValue::Unsupported(name) => {
             let package = name.split_once('.')?.0;
             (!PACKAGES.contains(&package)).then_some(name.as_str())

@@ -2,12 +2,11 @@
 
 mod batches;
 mod blindness;
-mod initial;
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation};
 use easyedit_core::{LanguageModel, Matrix, ParamName, Progress, TokenBatch, TokenRow, TokenSlice, Tokenizer, tensor_values};
 use easyedit_kernels::{Adam, AdamConfig};
-use easyedit_models::{ModelConfig, load_model};
+use easyedit_models::{InitialWeights, ModelConfig, load_model};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -16,7 +15,6 @@ use crate::architecture::Architecture;
 use crate::{Error, Result, World};
 use batches::{Batches, Row};
 use blindness::Blindness;
-use initial::InitialWeights;
 
 /// Settings of [`train`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

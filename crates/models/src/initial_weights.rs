@@ -1,8 +1,9 @@
 use std::path::Path;
 
-use easyedit_models::TensorSource;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+use crate::{Result, TensorSource};
 
 /// Standard deviation of the weights at the start.
 const SPREAD: f32 = 0.05;
@@ -10,9 +11,12 @@ const SPREAD: f32 = 0.05;
 /// The embedding of an encoder-decoder, whose head is scaled down by the root of the width: its rows start with that length.
 const SHARED: &str = "shared.weight";
 
-/// The weights training starts from: matrices normally distributed around 0, gains 1, biases 0.
-pub(crate) struct InitialWeights {
-    pub(crate) seed: u64,
+/// The weights that the training of a new model starts from: matrices normally distributed around 0, gains 1, biases 0. Each tensor depends
+/// on the seed and its name alone.
+#[derive(Clone, Copy, Debug)]
+pub struct InitialWeights {
+    /// Seed of the draws.
+    pub seed: u64,
 }
 
 impl TensorSource for InitialWeights {
@@ -24,7 +28,7 @@ impl TensorSource for InitialWeights {
         true
     }
 
-    fn read(&self, name: &str, shape: &[usize]) -> easyedit_models::Result<Vec<f32>> {
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let count = shape.iter().product();
         if shape.len() == 1 {
             return Ok(vec![if name.ends_with(".bias") { 0.0 } else { 1.0 }; count]);

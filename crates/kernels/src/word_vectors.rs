@@ -1,17 +1,17 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// TF-IDF vectors of texts: how often each word is in a text, weighed by how few texts have it.
 #[derive(Clone, Debug)]
-pub(crate) struct WordVectors {
+pub struct WordVectors {
     texts: usize,
     /// Of each word, its weight and the texts that have it, with what the word is of a text's vector of length 1.
-    words: HashMap<String, (f64, Vec<(usize, f64)>)>,
+    words: BTreeMap<String, (f64, Vec<(usize, f64)>)>,
 }
 
 /// The words of a text in lower case: letters and digits next to each other.
-fn counts(text: &str) -> HashMap<String, f64> {
+fn counts(text: &str) -> BTreeMap<String, f64> {
     let lower = text.to_lowercase();
-    let mut counts = HashMap::new();
+    let mut counts = BTreeMap::new();
     for word in lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
         *counts.entry(word.to_owned()).or_insert(0.0) += 1.0;
     }
@@ -20,9 +20,9 @@ fn counts(text: &str) -> HashMap<String, f64> {
 
 impl WordVectors {
     /// The vectors of `texts`. A word that is in all of them weighs nothing.
-    pub(crate) fn of<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
-        let counted: Vec<HashMap<String, f64>> = texts.into_iter().map(counts).collect();
-        let mut words: HashMap<String, (f64, Vec<(usize, f64)>)> = HashMap::new();
+    pub fn of<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
+        let counted: Vec<BTreeMap<String, f64>> = texts.into_iter().map(counts).collect();
+        let mut words: BTreeMap<String, (f64, Vec<(usize, f64)>)> = BTreeMap::new();
         for (text, counts) in counted.into_iter().enumerate() {
             for (word, count) in counts {
                 words.entry(word).or_default().1.push((text, count));
@@ -47,7 +47,7 @@ impl WordVectors {
     }
 
     /// The cosine of `query` with every one of the first `texts` texts.
-    pub(crate) fn similarities(&self, query: &str, texts: usize) -> Vec<f32> {
+    pub fn similarities(&self, query: &str, texts: usize) -> Vec<f32> {
         let mut known: Vec<(f64, &Vec<(usize, f64)>)> = Vec::new();
         let mut asked: Vec<(String, f64)> = counts(query).into_iter().collect();
         // A sum in another order would be another number.
