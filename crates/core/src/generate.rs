@@ -1,9 +1,9 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::logits::most_probable;
 use crate::matrix::tensor_values;
 use crate::tokens::opening;
-use crate::logits::most_probable;
 use crate::{Error, KvCache, LanguageModel, Pass, Predictor, Result, TokenBatch, TokenRow, TokenSlice};
 
 /// How the next token is chosen.
@@ -79,15 +79,8 @@ impl Generation {
 ///
 /// As [`Predictor::generate`].
 pub fn generate(model: &dyn LanguageModel, prompts: &[TokenSlice<'_>], config: &GenerationConfig) -> Result<Vec<Generation>> {
-    let mut rows: Vec<Row> = prompts
-        .iter()
-        .enumerate()
-        .map(|(index, _)| Row {
-            index,
-            ids: Vec::new(),
-            rng: config.of_row(index).rng(),
-        })
-        .collect();
+    let mut rows: Vec<Row> =
+        prompts.iter().enumerate().map(|(index, _)| Row { index, ids: Vec::new(), rng: config.of_row(index).rng() }).collect();
     let mut done: Vec<Option<Generation>> = vec![None; prompts.len()];
     if prompts.is_empty() {
         return Ok(Vec::new());

@@ -2,8 +2,8 @@ use burn::tensor::Device;
 use serde_json::Value;
 
 use crate::{
-    CheckedRequest, Edit, EditRequest, Error, Hparams, LanguageModel, ModelSpec, Progress, Result, SentenceEncoder, Session, Trained,
-    TrainableEncoder,
+    CheckedRequest, Edit, EditRequest, Error, Hparams, LanguageModel, ModelSpec, Progress, Result, SentenceEncoder, Session,
+    TrainableEncoder, Trained,
 };
 
 /// Name of the corpus that the model writes itself.

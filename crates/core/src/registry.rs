@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
-use crate::{Edit, EditMethod, Error, Hparams, HparamsDocument, LanguageModel, Method, ModelSpec, Result, Session, apply_all, nearest_name};
+use crate::{
+    Edit, EditMethod, Error, Hparams, HparamsDocument, LanguageModel, Method, ModelSpec, Result, Session, apply_all, nearest_name,
+};
 
 /// A registered method.
 #[derive(Clone, Copy)]

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use easyedit_core::{
-    Corpora, CorpusText, EditRequest, Error, LanguageModel, Progress, Result, SELF_CORPUS, SentenceEncoder, Trained, TrainableEncoder,
+    Corpora, CorpusText, EditRequest, Error, LanguageModel, Progress, Result, SELF_CORPUS, SentenceEncoder, TrainableEncoder, Trained,
 };
 use easyedit_data::{read_corpus, read_requests, sample_text, split_documents};
 

@@ -4,7 +4,8 @@
 
 use easyedit::serac::{Networks, SeracHparams};
 use easyedit::{
-    Corpora, EditRequest, EditRun, Editor, EditorOptions, HparamsDocument, LanguageModel, Mode, Session, TextCorpora, hparams, tensor_values,
+    Corpora, EditRequest, EditRun, Editor, EditorOptions, HparamsDocument, LanguageModel, Mode, Session, TextCorpora, hparams,
+    tensor_values,
 };
 use easyedit_tiny_world::{self as tiny_world, LearningSets};
 
@@ -63,7 +64,9 @@ fn check(what: &str, run: &EditRun) {
     let free = &run.summary.free_decoding.post;
     println!(
         "SERAC {what}, {} facts: reliability, generalization {edits:.3?}; locality on the same relation and object, the same relation, unrelated facts {locality:.3?}; written freely {:.3?} {:.3?}",
-        run.records.len(), free.rewrite_acc, free.rephrase_acc
+        run.records.len(),
+        free.rewrite_acc,
+        free.rephrase_acc
     );
     assert_eq!(run.summary.failed, 0);
     assert!(edits[0] >= 0.95 && edits[1] >= 0.9, "{what}: {edits:?}");
@@ -113,7 +116,9 @@ fn scope_is_told_from_the_prompt() {
             }
         }
         let (recall, precision) = (f64::from(found as u32) / all as f64, f64::from(found as u32) / (found + mistaken) as f64);
-        println!("SERAC {name}: scope recall {recall:.3} of {all}, precision {precision:.3} with {others} others, of which {mistaken} were taken in");
+        println!(
+            "SERAC {name}: scope recall {recall:.3} of {all}, precision {precision:.3} with {others} others, of which {mistaken} were taken in"
+        );
         assert!(recall >= 0.95 && precision >= 0.9, "{name}: {recall} {precision}");
     }
 }

@@ -1,5 +1,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use easyedit_core::{Fingerprint, ParamName, Pass, SequenceHead, TokenBatch, TokenRow, Tokenizer, WeightLayout, nearest_name, weight_product};
+use easyedit_core::{
+    Fingerprint, ParamName, Pass, SequenceHead, TokenBatch, TokenRow, Tokenizer, WeightLayout, nearest_name, weight_product,
+};
 use sha2::{Digest, Sha256};
 
 use crate::activation::Activation;

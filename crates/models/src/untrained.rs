@@ -51,7 +51,8 @@ impl CheckpointFiles for UntrainedParts {
     }
 
     fn tokenizer(&self) -> Result<Tokenizer> {
-        let inner = tokenizers::Tokenizer::from_bytes(&self.tokenizer).map_err(|error| Error::format("tokenizer.json", error.to_string()))?;
+        let inner =
+            tokenizers::Tokenizer::from_bytes(&self.tokenizer).map_err(|error| Error::format("tokenizer.json", error.to_string()))?;
         let end = self.config.get("eos_token_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
         Ok(Tokenizer::new(inner, end.into_iter().collect()))
     }

@@ -109,7 +109,11 @@ pub fn save_untrained(names: &[&str], world: &World, folder: &Path) -> Result<()
     let encoder = wrap(train(&lines(world), Around::BothEnds)?);
     write_untrained(&folder.join("tiny-world-encoder"), &encoder_config(), &encoder)?;
     for name in names {
-        write_untrained(&folder.join(format!("tiny-world-small-{name}")), &Architecture::named(name)?.small_config()?, &tokenizer(name, world)?)?;
+        write_untrained(
+            &folder.join(format!("tiny-world-small-{name}")),
+            &Architecture::named(name)?.small_config()?,
+            &tokenizer(name, world)?,
+        )?;
     }
     Ok(())
 }

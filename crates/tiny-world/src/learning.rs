@@ -40,7 +40,15 @@ impl LearningSets {
         let (val, test) = (count * VALIDATION / 100, count * TEST / 100);
         let is_val: Vec<&str> = subjects.iter().take(val).copied().collect();
         let is_test: Vec<&str> = subjects.iter().skip(val).take(test).copied().collect();
-        let set_of = |subject: &str| if is_val.contains(&subject) { Set::Val } else if is_test.contains(&subject) { Set::Test } else { Set::Train };
+        let set_of = |subject: &str| {
+            if is_val.contains(&subject) {
+                Set::Val
+            } else if is_test.contains(&subject) {
+                Set::Test
+            } else {
+                Set::Train
+            }
+        };
         let mut sets = Self { train: Vec::new(), val: Vec::new(), test: Vec::new() };
         for request in world.requests() {
             let Some(fact) = world.facts().iter().find(|fact| fact.prompt == request.prompt) else { continue };

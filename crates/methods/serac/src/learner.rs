@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Gradients, Tensor};
 use easyedit_core::tokens::{TargetTokens, encode_with_target, join_target};
-use easyedit_core::{CheckedRequest, Error, Hparams, HostTensor, LanguageModel, ParamName, Predictor, Result, Session, Stack, tensor_values};
+use easyedit_core::{
+    CheckedRequest, Error, HostTensor, Hparams, LanguageModel, ParamName, Predictor, Result, Session, Stack, tensor_values,
+};
 use easyedit_kernels::sampled_fingerprint;
 use easyedit_trainer::{Batch, MetaLearner, ParameterGroup, Split, StepReport};
 use serde_json::{Value, json};
@@ -18,9 +20,28 @@ use crate::{Identity, Networks, SeracHparams, TrainedFacts};
 
 /// Settings of the loop: it knows by itself whether they differ.
 const OF_THE_LOOP: &[&str] = &[
-    "seed", "batch_size", "val_batch_size", "accumulate_bs", "max_iters", "max_epochs", "log_interval", "val_interval", "val_steps",
-    "model_save_pt", "early_stop_patience", "early_stop_key", "grad_clip", "opt", "schedule", "warmup", "last_factor", "final_eval",
-    "eval_only", "results_dir", "device", "silent",
+    "seed",
+    "batch_size",
+    "val_batch_size",
+    "accumulate_bs",
+    "max_iters",
+    "max_epochs",
+    "log_interval",
+    "val_interval",
+    "val_steps",
+    "model_save_pt",
+    "early_stop_patience",
+    "early_stop_key",
+    "grad_clip",
+    "opt",
+    "schedule",
+    "warmup",
+    "last_factor",
+    "final_eval",
+    "eval_only",
+    "results_dir",
+    "device",
+    "silent",
 ];
 
 /// Trains scope classifier and counterfactual model.
@@ -55,7 +76,13 @@ impl SeracLearner {
     ///
     /// If a network or the archive cannot be had or does not fit; [`Error::Hparams`] if nothing is left to train, or a mixture is asked of
     /// models whose vocabularies differ.
-    pub fn new(hparams: SeracHparams, base: &dyn LanguageModel, train: &[CheckedRequest], val: &[CheckedRequest], session: &Session) -> Result<Self> {
+    pub fn new(
+        hparams: SeracHparams,
+        base: &dyn LanguageModel,
+        train: &[CheckedRequest],
+        val: &[CheckedRequest],
+        session: &Session,
+    ) -> Result<Self> {
         let mut networks = Networks::open(&hparams, &base.device(), session)?;
         if let Some(archive) = hparams.archive.as_deref().filter(|archive| !archive.trim().is_empty()) {
             networks.take_over(&session.corpora().trained(archive, SeracHparams::METHOD)?, hparams.freeze_cntr)?;
@@ -115,7 +142,10 @@ impl SeracLearner {
     /// Supervised: the two parts apart.
     fn supervised(&self, drawn: &[Drawn], training: bool) -> Result<StepReport> {
         let (networks, leaves) = self.tracked(training)?;
-        let rows = drawn.iter().map(|one| behind_memory(&*networks.counterfactual, one, self.hparams.learn_end)).collect::<Result<Vec<TargetTokens>>>()?;
+        let rows = drawn
+            .iter()
+            .map(|one| behind_memory(&*networks.counterfactual, one, self.hparams.learn_end))
+            .collect::<Result<Vec<TargetTokens>>>()?;
         let predictions = Predictions::of(&*networks.counterfactual, &rows.iter().collect::<Vec<_>>())?;
         let (answers, of_answers) = nll(&predictions, self.hparams.cedit)?;
 
@@ -193,7 +223,8 @@ impl SeracLearner {
         let pairs = questions.iter().flat_map(|question| memories.iter().map(|memory| (question.prompt.as_str(), *memory)));
         let scores = networks.classifier.log_scores(&pairs.collect::<Vec<_>>())?;
         let values = tensor_values(&if scores.is_autodiff() { scores.clone().inner() } else { scores.clone() })?;
-        let nearest = |row: &[f32]| row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (at, s)| if *s > best.1 { (at, *s) } else { best });
+        let nearest =
+            |row: &[f32]| row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (at, s)| if *s > best.1 { (at, *s) } else { best });
         let best: Vec<(usize, f32)> = values.chunks(memories.len().max(1)).map(nearest).collect();
         let places: Vec<usize> = best.iter().enumerate().map(|(row, (at, _))| row * memories.len() + at).collect();
         let of_best = self.base.rows_of(scores, &places);
@@ -226,8 +257,9 @@ impl SeracLearner {
 
 /// The row of an edit behind its own memory.
 fn behind_memory(model: &dyn Predictor, one: &Drawn, ended: bool) -> Result<TargetTokens> {
-    let tokens = encode_with_target(model, &one.memory.context(&one.outer.prompt), &one.outer.answer).map_err(|error| {
-        Error::Request { case_id: one.memory.case_id, message: format!("{:?}: {error}", join_target(&one.memory.prompt, &one.memory.target)) }
+    let tokens = encode_with_target(model, &one.memory.context(&one.outer.prompt), &one.outer.answer).map_err(|error| Error::Request {
+        case_id: one.memory.case_id,
+        message: format!("{:?}: {error}", join_target(&one.memory.prompt, &one.memory.target)),
     })?;
     Ok(match model.tokenizer().eos().first() {
         Some(end) if ended => tokens.ending_in(*end),
@@ -297,15 +329,15 @@ impl MetaLearner for SeracLearner {
     }
 
     fn metric_keys(&self) -> Vec<String> {
-        let keys = [
-            "loss/edit", "loss/loc", "loss/total", "loss/total_edit", "edit/acc", "edit/log_prob", "edit/exact", "edit/routed", "loc/acc",
-        ];
+        let keys =
+            ["loss/edit", "loss/loc", "loss/total", "loss/total_edit", "edit/acc", "edit/log_prob", "edit/exact", "edit/routed", "loc/acc"];
         keys.iter().chain(ScopeCounts::KEYS).map(|key| (*key).to_owned()).collect()
     }
 
     fn groups(&self) -> Vec<ParameterGroup> {
         let SeracHparams { lr, weight_decay, .. } = self.hparams;
-        let group = |name: &str, parameters: &[String]| ParameterGroup { name: name.into(), parameters: parameters.to_vec(), lr, weight_decay };
+        let group =
+            |name: &str, parameters: &[String]| ParameterGroup { name: name.into(), parameters: parameters.to_vec(), lr, weight_decay };
         let groups = [group("classifier", &self.classifier), group("counterfactual", &self.replacement)];
         groups.into_iter().filter(|group| !group.parameters.is_empty()).collect()
     }

@@ -166,7 +166,8 @@ pub(crate) fn mixture_kl(base: &Predictions, counterfactual: &Predictions, log_s
 fn most_probable(log_probs: &Tensor<2>) -> Result<Vec<u32>> {
     let values = Matrix::from_tensor(log_probs)?;
     let width = values.shape()[1].max(1);
-    let best = |row: &[f32]| row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (id, p)| if *p > best.1 { (id, *p) } else { best }).0;
+    let best =
+        |row: &[f32]| row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (id, p)| if *p > best.1 { (id, *p) } else { best }).0;
     Ok(values.values().chunks(width).map(|row| best(row) as u32).collect())
 }
 

@@ -50,7 +50,9 @@ impl Pool {
         let mut ranked: Vec<(&PoolPrompt, f32)> = others.collect();
         let wanted = self.neighbors.min(ranked.len());
         if wanted < ranked.len() && wanted > 0 {
-            ranked.select_nth_unstable_by(wanted - 1, |(a, x), (b, y)| y.total_cmp(x).then_with(|| a.question.prompt.cmp(&b.question.prompt)));
+            ranked.select_nth_unstable_by(wanted - 1, |(a, x), (b, y)| {
+                y.total_cmp(x).then_with(|| a.question.prompt.cmp(&b.question.prompt))
+            });
             ranked.truncate(wanted);
         }
         ranked.sort_by(|(a, x), (b, y)| y.total_cmp(x).then_with(|| a.question.prompt.cmp(&b.question.prompt)));

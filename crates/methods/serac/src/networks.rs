@@ -85,7 +85,9 @@ impl Networks {
     /// If one cannot be had, or the hyperparameters do not fit it.
     pub fn open(hparams: &SeracHparams, device: &Device, session: &Session) -> Result<Self> {
         if hparams.small_name.trim().is_empty() {
-            return Err(Error::hparams("small_name is empty; name the model that answers queries in scope, such as a small one of the family"));
+            return Err(Error::hparams(
+                "small_name is empty; name the model that answers queries in scope, such as a small one of the family",
+            ));
         }
         let (corpora, progress) = (session.corpora(), session.progress());
         let encoder = corpora.text_encoder(&hparams.cls_name, device, progress);
@@ -155,12 +157,16 @@ impl Networks {
                     continue;
                 }
                 let whose = if name.starts_with(PREFIX) { "cls_name" } else { "small_name" };
-                return Err(Error::tensor(&name, format!("is not in the archive; {whose} or cross_attend is another than in its training")));
+                return Err(Error::tensor(
+                    &name,
+                    format!("is not in the archive; {whose} or cross_attend is another than in its training"),
+                ));
             };
             let have = self.weight(&name)?.dims();
             let value = tensor.to_matrix(&name, &device)?;
             if value.dims() != have {
-                let message = format!("has shape {:?} in the archive, and the network has {have:?}; name the network of the training", value.dims());
+                let message =
+                    format!("has shape {:?} in the archive, and the network has {have:?}; name the network of the training", value.dims());
                 return Err(Error::tensor(&name, message));
             }
             if tensor.values().iter().any(|value| !value.is_finite()) {

@@ -2,8 +2,8 @@
 
 use easyedit_core::tokens::{TargetTokens, encode_prompt, encode_with_target};
 use easyedit_core::{
-    Error, ForwardChange, Generation, GenerationConfig, LanguageModel, Predictor, Progress, Result, Sampling, TargetScore,
-    TokenSlice, Tokenizer,
+    Error, ForwardChange, Generation, GenerationConfig, LanguageModel, Predictor, Progress, Result, Sampling, TargetScore, TokenSlice,
+    Tokenizer,
 };
 
 use crate::mixture::{self, Mixed};

@@ -119,12 +119,9 @@ mod tests {
     fn tensors_and_numbers_agree_and_gradients_are_those_of_differences() {
         let device = easyedit_core::device::select("cpu").unwrap();
         let (a, b) = ([0.3f32, -0.7, 0.2, 0.9], [0.1f32, 0.4, -0.5, 0.8]);
-        for rules in [
-            rules(),
-            ScopeRules { square: false, ..rules() },
-            ScopeRules { cos: true, ..rules() },
-            ScopeRules { dist_heads: 2, ..rules() },
-        ] {
+        for rules in
+            [rules(), ScopeRules { square: false, ..rules() }, ScopeRules { cos: true, ..rules() }, ScopeRules { dist_heads: 2, ..rules() }]
+        {
             let tensor = |values: [f32; 4]| Tensor::<2>::from_floats([values], &device);
             let tracked = Tensor::from_inner(tensor(a)).require_grad();
             let log = rules.log_scores(tracked.clone(), Tensor::from_inner(tensor(b)), 2.0);

@@ -44,7 +44,8 @@ impl Golden {
         let requests = facts.map(|(case_id, fact)| EditRequest {
             case_id,
             rephrase_prompt: Some(of(fact, "rephrase")),
-            locality: [("near".to_owned(), vec![EvaluationPrompt { prompt: of(fact, "loc"), ground_truth: of(fact, "loc_answer") }])].into(),
+            locality: [("near".to_owned(), vec![EvaluationPrompt { prompt: of(fact, "loc"), ground_truth: of(fact, "loc_answer") }])]
+                .into(),
             ..EditRequest::new(of(fact, "prompt"), "", of(fact, "target"))
         });
         CheckedRequest::all(requests).unwrap()

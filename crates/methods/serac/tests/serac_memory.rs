@@ -7,9 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use easyedit_core::tokens::{encode_prompt, encode_with_target};
-use easyedit_core::{
-    Edit, EditMethod, GenerationConfig, LanguageModel, Method, Predictor, Sampling, Silent, TargetScore, generate,
-};
+use easyedit_core::{Edit, EditMethod, GenerationConfig, LanguageModel, Method, Predictor, Sampling, Silent, TargetScore, generate};
 use easyedit_models::Checkpoint;
 use easyedit_models::tiny::tiny_model;
 use easyedit_serac::{Memory, Networks, RoutedPredictor, Routing, ScopedMemory, Serac, SeracHparams};
