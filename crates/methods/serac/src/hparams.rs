@@ -4,6 +4,8 @@ use easyedit_trainer::{OptimizerKind, Schedule, TrainingConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::Threshold;
+
 /// Iterations of a training that does not say it.
 const ITERATIONS: u64 = 100_000;
 
@@ -82,9 +84,9 @@ serac_hparams! {
     dist_heads: usize = 1,
     /// What of a text's last hidden states is its embedding: `first` or `mean`.
     pooling: Pooling = Pooling::First,
-    /// A query is in scope if its score is above it; in (0, 1).
-    #[serde(deserialize_with = "easyedit_core::number")]
-    threshold: f64 = 0.5,
+    /// A query is in scope if its score is above it: a number in (0, 1), or `auto`. A training with `auto` chooses the number with the best F1 of
+    /// its validation, and without a threshold takes 0.5; editing with `auto`, or without a threshold, takes what the archive says.
+    threshold: Option<Threshold> = None,
     /// Probabilities of both models are mixed by the score, instead of one of them answering.
     soft_weighting: bool = false,
     /// Lay the memory over another base model than the one of the training; only for hard routing.
@@ -200,7 +202,9 @@ impl Hparams for SeracHparams {
         above_zero(&[("lr", self.lr), ("hard_neg_temp", self.hard_neg_temp)])?;
         zero_or_more(&[("cedit", self.cedit), ("cloc", self.cloc), ("weight_decay", self.weight_decay)])?;
         at_least_one(&[("n_loc", self.n_loc), ("dist_heads", self.dist_heads)])?;
-        inside_one(&[("threshold", self.threshold)])?;
+        if let Some(Threshold::At(threshold)) = self.threshold {
+            inside_one(&[("threshold", threshold)])?;
+        }
         let shares = [
             ("outer_rephrase", self.outer_rephrase),
             ("random_target", self.random_target),
@@ -238,6 +242,14 @@ impl SeracHparams {
     /// Whether the mixture of both models answers: in the reference always after a training through it.
     pub fn is_soft(&self) -> bool {
         self.soft_weighting || !self.supervised
+    }
+
+    /// The threshold as a number, where nothing is known of a training.
+    pub fn threshold_or_half(&self) -> f64 {
+        match self.threshold {
+            Some(Threshold::At(threshold)) => threshold,
+            _ => Threshold::HALF,
+        }
     }
 
     fn schedule(&self) -> std::result::Result<Schedule, String> {
