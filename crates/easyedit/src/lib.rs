@@ -21,10 +21,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod corpora;
-mod edit_trainer;
 mod edit_folder;
 mod edit_run;
 mod edit_store;
+mod edit_trainer;
 mod editor;
 pub mod hparams;
 mod open;
