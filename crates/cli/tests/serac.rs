@@ -58,7 +58,7 @@ const TRAINING: &str = "alg: SERAC\nmodel_name: tiny-world-llama\ncls_name: tiny
 fn a_training_writes_an_archive_and_unknown_keys_are_told_before_it_begins() {
     let sandbox = Sandbox::new();
     let model = tiny_world("models/tiny-world-llama");
-    let (train, val) = (tiny_world("learning/train.json"), tiny_world("learning/val.json"));
+    let (train, val) = (tiny_world("practice/train.jsonl"), tiny_world("practice/val.jsonl"));
     let command = |hparams: &str, out: &str| {
         sandbox.write("training.yaml", hparams);
         sandbox.run(&["train", "--hparams", "training.yaml", "--model", &model, "--train", &train, "--val", &val, "--out", out, "--json"])

@@ -39,7 +39,11 @@ impl Trained {
         let label = ArtefactLabel::new(KIND, &(), &Facts { method: self.method.clone(), facts: self.facts.clone() })?;
         let array = |tensor: &HostTensor| {
             let is_half = half && tensor.shape().len() > 1;
-            if is_half { ArtefactTensor::of_f16(tensor.shape().to_vec(), tensor.values()) } else { ArtefactTensor::of_f32(tensor.shape().to_vec(), tensor.values()) }
+            if is_half {
+                ArtefactTensor::of_f16(tensor.shape().to_vec(), tensor.values())
+            } else {
+                ArtefactTensor::of_f32(tensor.shape().to_vec(), tensor.values())
+            }
         };
         let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), array(tensor)));
         Artefact::write(path, label, &tensors.collect())

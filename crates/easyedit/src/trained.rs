@@ -65,7 +65,8 @@ fn of_torch(path: &Path, method: &str) -> Result<Trained> {
         let values = source.read(&full, &shape).map_err(Error::other)?;
         // A count is a tensor without sides.
         let shape = if shape.is_empty() { vec![1] } else { shape };
-        let tensor = HostTensor::new(shape, values).ok_or_else(|| Error::format(path, format!("holds {full} in a shape it does not fit")))?;
+        let tensor =
+            HostTensor::new(shape, values).ok_or_else(|| Error::format(path, format!("holds {full} in a shape it does not fit")))?;
         tensors.insert(name.to_owned(), tensor);
     }
     Ok(Trained { method: method.to_owned(), tensors, facts: Value::Null })

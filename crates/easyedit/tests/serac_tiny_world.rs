@@ -7,7 +7,7 @@ use easyedit::{
     Corpora, EditRequest, EditRun, Editor, EditorOptions, HparamsDocument, LanguageModel, Mode, Session, TextCorpora, hparams,
     tensor_values,
 };
-use easyedit_tiny_world::{self as tiny_world, LearningSets};
+use easyedit_tiny_world as tiny_world;
 
 const MODELS: [&str; 3] = ["gpt2", "llama", "t5"];
 
@@ -24,7 +24,7 @@ fn session() -> Session {
 
 /// Test facts, with the neighbours of the same relation and object apart from those of the relation alone.
 fn requests() -> Vec<EditRequest> {
-    let mut requests = LearningSets::of(tiny_world::world()).test;
+    let mut requests = tiny_world::world().practice().test;
     for request in &mut requests {
         let object = request.ground_truth.clone().unwrap();
         let near = request.locality.remove("neighborhood").unwrap();

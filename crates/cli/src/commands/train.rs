@@ -21,7 +21,9 @@ pub(super) fn run(context: &Context, arguments: &TrainArguments) -> Result<()> {
     match (&arguments.command, &arguments.files) {
         (Some(TrainCommand::Plot(arguments)), _) => plot(context, arguments),
         (None, Some(files)) => train(context, files),
-        (None, None) => Err(UsageError("give --hparams, --train, --val and --out, or a command (plot); see easyedit train --help".into()).into()),
+        (None, None) => {
+            Err(UsageError("give --hparams, --train, --val and --out, or a command (plot); see easyedit train --help".into()).into())
+        }
     }
 }
 
@@ -52,7 +54,8 @@ fn train(context: &Context, files: &TrainFiles) -> Result<()> {
     if let Some(path) = &files.export {
         Trained::load(&trained)?.save(path, true)?;
     }
-    let finite: BTreeMap<&str, Option<f64>> = outcome.results.iter().map(|(key, value)| (key.as_str(), value.is_finite().then_some(*value))).collect();
+    let finite: BTreeMap<&str, Option<f64>> =
+        outcome.results.iter().map(|(key, value)| (key.as_str(), value.is_finite().then_some(*value))).collect();
     let value = json!({
         "model": model.spec().name,
         "iterations": outcome.iterations,

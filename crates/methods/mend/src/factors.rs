@@ -40,8 +40,12 @@ impl WeightFactors {
         let tokens = self.tokens.iter().copied().max().filter(|tokens| *tokens > 0)?;
         let [d_in, d_out] = self.widths;
         let places = self.edits() * tokens;
-        let mut padded =
-            Padded { tokens, x: Vec::with_capacity(places * d_in), delta: Vec::with_capacity(places * d_out), real: Vec::with_capacity(places) };
+        let mut padded = Padded {
+            tokens,
+            x: Vec::with_capacity(places * d_in),
+            delta: Vec::with_capacity(places * d_out),
+            real: Vec::with_capacity(places),
+        };
         let (mut x, mut delta) = (self.x.as_slice(), self.delta.as_slice());
         for (edit, count) in self.tokens.iter().enumerate() {
             let (of_x, rest_x) = x.split_at((count * d_in).min(x.len()));

@@ -207,6 +207,9 @@ mend_hparams! {
     /// How often the text in which the edit is to hold is a rephrased one.
     #[serde(deserialize_with = "easyedit_core::number")]
     outer_rephrase: f64 = 0.75,
+    /// How often the text that defines an edit in training is a rephrased one, where another is left for the text in which it is to hold.
+    #[serde(deserialize_with = "easyedit_core::number")]
+    inner_rephrase: f64 = 0.0,
     /// How often the target is drawn from the answers of the same template, in place of the record's own.
     #[serde(deserialize_with = "easyedit_core::number")]
     random_target: f64 = 0.5,
@@ -242,9 +245,12 @@ impl Hparams for MendHparams {
         if !self.edit_lr.is_finite() {
             return Err(format!("edit_lr is {}; it must be a number", self.edit_lr));
         }
-        for (key, share) in
-            [("hard_neg_prob", self.hard_neg_prob), ("outer_rephrase", self.outer_rephrase), ("random_target", self.random_target)]
-        {
+        for (key, share) in [
+            ("hard_neg_prob", self.hard_neg_prob),
+            ("outer_rephrase", self.outer_rephrase),
+            ("inner_rephrase", self.inner_rephrase),
+            ("random_target", self.random_target),
+        ] {
             if !(0.0..=1.0).contains(&share) {
                 return Err(format!("{key} is {share}; it is a probability, 0 to 1"));
             }
@@ -323,7 +329,8 @@ mod tests {
 
     #[test]
     fn easyedits_files_for_training_and_editing_are_read() {
-        let hparams = read("lr: 1e-6\nedit_lr: '1e-4'\narchive: null\nno_grad_layers: null\nhidden_dim: null\ndevice: 'cuda:0'\nopt: Adam").unwrap();
+        let hparams =
+            read("lr: 1e-6\nedit_lr: '1e-4'\narchive: null\nno_grad_layers: null\nhidden_dim: null\ndevice: 'cuda:0'\nopt: Adam").unwrap();
         assert_eq!((hparams.lr, hparams.edit_lr, hparams.rank, hparams.descent), (1e-6, 1e-4, 1920, None));
         let again = HparamsDocument::from_hparams(&hparams, "again").unwrap().read::<MendHparams>().unwrap();
         assert_eq!(again, hparams);

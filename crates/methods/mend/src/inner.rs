@@ -26,7 +26,9 @@ impl InnerWeights {
                 return Err(Error::hparams(format!("inner_params: {name} is not the weight of a linear map of a block")));
             }
             if matches!(parameter.linear_role(), Some(LinearRole::CrossKey | LinearRole::CrossValue)) {
-                return Err(Error::hparams(format!("inner_params: {name} reads the encoder's output, which cannot be edited; name other weights")));
+                return Err(Error::hparams(format!(
+                    "inner_params: {name} reads the encoder's output, which cannot be edited; name other weights"
+                )));
             }
             if numbers.insert(name.clone(), number).is_some() {
                 return Err(Error::hparams(format!("inner_params: {name} is listed twice")));

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 use easyedit_core::tokens::TargetTokens;
-use easyedit_core::{CheckedRequest, Error, Hparams, HostTensor, LanguageModel, Result};
+use easyedit_core::{CheckedRequest, Error, HostTensor, Hparams, LanguageModel, Result};
 use easyedit_kernels::SideBySide;
 use easyedit_trainer::{Batch, MetaLearner, ParameterGroup, Split, StepReport};
 use rand::SeedableRng;
@@ -10,8 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::archive::{BaseModel, LearnedSettings};
-use crate::facts::Facts;
 use crate::factors::{Factors, WeightFactors, factors};
+use crate::facts::Facts;
 use crate::inner::InnerWeights;
 use crate::losses::Likelihood;
 use crate::measure::{EditExample, LossSettings, Measured, measure};
@@ -20,9 +20,34 @@ use crate::{KlPositions, MendHparams};
 
 /// Keys of the settings that belong to the loop, which compares them itself.
 const LOOP_KEYS: &[&str] = &[
-    "seed", "batch_size", "val_batch_size", "accumulate_bs", "max_iters", "log_interval", "eval_log_interval", "val_interval", "val_steps",
-    "model_save_pt", "early_stop_patience", "early_stop_key", "grad_clip", "opt", "schedule", "warmup", "last_factor", "max_skipped",
-    "final_eval", "eval_only", "device", "results_dir", "silent", "verbose", "debug", "save", "archive", "lr_scale",
+    "seed",
+    "batch_size",
+    "val_batch_size",
+    "accumulate_bs",
+    "max_iters",
+    "log_interval",
+    "eval_log_interval",
+    "val_interval",
+    "val_steps",
+    "model_save_pt",
+    "early_stop_patience",
+    "early_stop_key",
+    "grad_clip",
+    "opt",
+    "schedule",
+    "warmup",
+    "last_factor",
+    "max_skipped",
+    "final_eval",
+    "eval_only",
+    "device",
+    "results_dir",
+    "silent",
+    "verbose",
+    "debug",
+    "save",
+    "archive",
+    "lr_scale",
 ];
 
 /// MEND in training: its network, the model it learns to edit, and the records to practise on.
@@ -108,9 +133,10 @@ impl MendLearner {
         let share = training.then(|| 1.0 / examples.len() as f64);
         let (inner, network) = (&self.inner, &self.network);
         let work = models(&parts).into_iter().zip(parts.iter().zip(&normalized)).collect();
-        let measured = self.threads.run(work, |(model, (part, factors)): (Box<dyn LanguageModel>, (&&[EditExample], &Vec<WeightFactors>))| {
-            measure(&*model, inner, network, factors, part, settings, share)
-        })?;
+        let measured =
+            self.threads.run(work, |(model, (part, factors)): (Box<dyn LanguageModel>, (&&[EditExample], &Vec<WeightFactors>))| {
+                measure(&*model, inner, network, factors, part, settings, share)
+            })?;
         let mut all = Measured::default();
         measured.into_iter().for_each(|measured| all.append(measured));
         Ok((before, all))
@@ -200,8 +226,17 @@ impl MetaLearner for MendLearner {
 
     fn metric_keys(&self) -> Vec<String> {
         let mut keys = vec![
-            "loss/inner", "loss/edit", "loss/loc", "loss/total_edit", "loss/total", "edit/acc", "edit/exact", "edit/log_prob", "edit/prob",
-            "inner/acc", "inner/exact",
+            "loss/inner",
+            "loss/edit",
+            "loss/loc",
+            "loss/total_edit",
+            "loss/total",
+            "edit/acc",
+            "edit/exact",
+            "edit/log_prob",
+            "edit/prob",
+            "inner/acc",
+            "inner/exact",
         ];
         if self.hparams.n_loc > 0 {
             keys.extend(["acc/pre", "acc/post", "nll/pre", "nll/post", "n_tokens/pre", "n_tokens/post", "loc/exact"]);

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::MendHparams;
 use crate::archive::LearnedSettings;
-use crate::facts::edit_rows;
 use crate::factors::factors;
+use crate::facts::edit_rows;
 use crate::inner::InnerWeights;
 use crate::network::{Network, Transformed};
 

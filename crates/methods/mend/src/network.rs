@@ -4,11 +4,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use easyedit_core::{Error, HostTensor, Result};
 use rand_chacha::ChaCha8Rng;
 
+use crate::MendHparams;
 use crate::factors::WeightFactors;
 use crate::inner::InnerWeights;
 use crate::normalizer::Normalizer;
 use crate::transform::{Transform, TransformShape, replace, to_host};
-use crate::MendHparams;
 
 /// Name of the rates, in files.
 pub(crate) const RATES: &str = "edit_lrs";
@@ -79,9 +79,10 @@ impl Network {
 
     /// Every parameter with its name in files.
     pub(crate) fn parameters(&self) -> Vec<(String, &Tensor<2>)> {
-        let nets = self.parts.iter().flat_map(|part| {
-            part.transform.parameters().into_iter().map(|(name, tensor)| (format!("{}{name}", part.prefix), tensor))
-        });
+        let nets = self
+            .parts
+            .iter()
+            .flat_map(|part| part.transform.parameters().into_iter().map(|(name, tensor)| (format!("{}{name}", part.prefix), tensor)));
         nets.chain([(RATES.to_owned(), &self.rates)]).collect()
     }
 

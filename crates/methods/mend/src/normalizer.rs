@@ -94,7 +94,8 @@ impl Normalizer {
 
     /// The statistics by their names in the reference.
     pub(crate) fn state(&self) -> Vec<(&'static str, HostTensor)> {
-        let deviations = |moments: &Moments| if self.tokens < 2 { vec![f32::MAX; moments.mean.len()] } else { moments.deviations(self.tokens) };
+        let deviations =
+            |moments: &Moments| if self.tokens < 2 { vec![f32::MAX; moments.mean.len()] } else { moments.deviations(self.tokens) };
         let vector = HostTensor::vector;
         vec![
             ("u_mean", vector(self.x.mean.clone())),

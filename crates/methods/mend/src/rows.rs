@@ -156,8 +156,7 @@ pub(crate) struct Grouping {
 
 impl Grouping {
     fn new(batch: &TokenBatch, row_owners: &[usize], device: &Device) -> Self {
-        let owners: Vec<usize> =
-            row_owners.iter().enumerate().flat_map(|(row, edit)| std::iter::repeat_n(*edit, batch.len(row))).collect();
+        let owners: Vec<usize> = row_owners.iter().enumerate().flat_map(|(row, edit)| std::iter::repeat_n(*edit, batch.len(row))).collect();
         let edits = owners.last().map_or(0, |edit| edit + 1);
         let mut tokens: Vec<Vec<i64>> = vec![Vec::new(); edits];
         for (token, edit) in (0i64..).zip(&owners) {
@@ -168,12 +167,17 @@ impl Grouping {
         let width = tokens.iter().map(Vec::len).max().unwrap_or(0);
         let is_ragged = tokens.iter().any(|tokens| tokens.len() != width);
         let places = is_ragged.then(|| {
-            let to_tokens: Vec<i64> =
-                (0i64..).zip(&tokens).flat_map(|(edit, tokens)| (0i64..).take(tokens.len()).map(move |place| edit * width as i64 + place)).collect();
-            let from_tokens: Vec<i64> = tokens.into_iter().flat_map(|mut tokens| {
-                tokens.resize(width, 0);
-                tokens
-            }).collect();
+            let to_tokens: Vec<i64> = (0i64..)
+                .zip(&tokens)
+                .flat_map(|(edit, tokens)| (0i64..).take(tokens.len()).map(move |place| edit * width as i64 + place))
+                .collect();
+            let from_tokens: Vec<i64> = tokens
+                .into_iter()
+                .flat_map(|mut tokens| {
+                    tokens.resize(width, 0);
+                    tokens
+                })
+                .collect();
             (indices(from_tokens, device), indices(to_tokens, device))
         });
         Self { owners, edits, width, places }

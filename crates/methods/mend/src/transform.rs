@@ -196,7 +196,11 @@ pub(crate) fn replace(name: &str, tensor: &mut Tensor<2>, state: &BTreeMap<Strin
     if value.dims() != tensor.dims() {
         return Err(Error::tensor(
             name,
-            format!("has shape {:?} in the trained file, but the settings ask for {:?}; see rank and inner_params", value.dims(), tensor.dims()),
+            format!(
+                "has shape {:?} in the trained file, but the settings ask for {:?}; see rank and inner_params",
+                value.dims(),
+                tensor.dims()
+            ),
         ));
     }
     *tensor = value;

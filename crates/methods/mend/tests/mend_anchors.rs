@@ -12,9 +12,7 @@ use easyedit_core::{
 use easyedit_kernels::{TargetLoss, TrainingRow};
 use easyedit_mend::{EditExample, Init, Mend, MendHparams, MendLearner};
 use easyedit_models::tiny::tiny_model;
-use easyedit_trainer::{
-    Batch, LAST_FILE, LOG_FILE, MODEL_FILE, MetaLearner, ParameterGroup, Split, StepReport, Trainer, TrainingConfig,
-};
+use easyedit_trainer::{Batch, LAST_FILE, LOG_FILE, MODEL_FILE, MetaLearner, ParameterGroup, Split, StepReport, Trainer, TrainingConfig};
 use serde_json::Value;
 
 fn records() -> Vec<CheckedRequest> {

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Tensor;
 use easyedit_core::tokens::TargetTokens;
-use easyedit_core::{CheckedRequest, EditMethod, EditRequest, HostTensor, LanguageModel, Method, Result, Session, Trained, device, tensor_values};
+use easyedit_core::{
+    CheckedRequest, EditMethod, EditRequest, HostTensor, LanguageModel, Method, Result, Session, Trained, device, tensor_values,
+};
 use easyedit_mend::{EditExample, Mend, MendHparams, MendLearner};
 use easyedit_models::Checkpoint;
 use easyedit_trainer::{Batch, LOG_FILE, MetaLearner, ParameterGroup, Split, StepReport, Trainer, TrainingConfig, read_log};
@@ -183,9 +185,13 @@ fn five_steps_and_an_edit_are_pytorchs() {
 
     let log = read_log(&out.path().join(LOG_FILE)).unwrap();
     for (step, want) in golden.info["steps"].as_array().unwrap().iter().enumerate() {
-        for (ours, theirs) in
-            [("loss/inner", "loss_inner"), ("loss/edit", "loss_edit"), ("loss/loc", "loss_loc"), ("loss/total", "loss_total"), ("grad", "grad_norm")]
-        {
+        for (ours, theirs) in [
+            ("loss/inner", "loss_inner"),
+            ("loss/edit", "loss_edit"),
+            ("loss/loc", "loss_loc"),
+            ("loss/total", "loss_total"),
+            ("grad", "grad_norm"),
+        ] {
             let got = log[step].values[&format!("{ours}_train")].unwrap();
             let want = want[theirs].as_f64().unwrap();
             let bound = if ours == "grad" { 1e-3 * want } else { 1e-4 };
