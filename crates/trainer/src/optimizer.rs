@@ -88,7 +88,7 @@ fn step_parts(step: i32) -> Vec<f32> {
 
 fn step_of(parts: &[f32]) -> Option<i32> {
     let [high, low] = parts else { return None };
-    ((0.0..32768.0).contains(high) && (0.0..65536.0).contains(low)).then(|| ((*high as i32) << 16) | *low as i32)
+    ((0.0..32768.0).contains(high) && (0.0..65536.0).contains(low)).then_some(((*high as i32) << 16) | *low as i32)
 }
 
 #[cfg(test)]

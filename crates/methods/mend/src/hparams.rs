@@ -244,7 +244,7 @@ impl Hparams for MendHparams {
         zero_or_more(&[("lr_lr", self.lr_lr), ("cedit", self.cedit), ("cloc", self.cloc), ("weight_decay", self.weight_decay)])?;
         at_most(&[("weight_decay", self.weight_decay), ("grad_clip", self.grad_clip)], ceilings::WEIGHT)?;
         at_most(&[("warmup", self.warmup as usize)], ceilings::STEPS)?;
-        if !(self.edit_lr.abs() <= ceilings::RATE.most) {
+        if !self.edit_lr.is_finite() || self.edit_lr.abs() > ceilings::RATE.most {
             return Err(format!("edit_lr is {}; it must be between -{1} and {1}", self.edit_lr, ceilings::RATE.most));
         }
         for (key, share) in [
