@@ -242,8 +242,10 @@ impl Hparams for MendHparams {
         at_most(&[("cedit", self.cedit), ("cloc", self.cloc), ("lr_scale", self.lr_scale)], ceilings::WEIGHT)?;
         above_zero(&[("lr", self.lr), ("lr_scale", self.lr_scale)])?;
         zero_or_more(&[("lr_lr", self.lr_lr), ("cedit", self.cedit), ("cloc", self.cloc), ("weight_decay", self.weight_decay)])?;
-        if !self.edit_lr.is_finite() {
-            return Err(format!("edit_lr is {}; it must be a number", self.edit_lr));
+        at_most(&[("weight_decay", self.weight_decay), ("grad_clip", self.grad_clip)], ceilings::WEIGHT)?;
+        at_most(&[("warmup", self.warmup as usize)], ceilings::STEPS)?;
+        if !self.edit_lr.is_finite() || self.edit_lr.abs() > ceilings::RATE.most {
+            return Err(format!("edit_lr is {}; it must be between -{1} and {1}", self.edit_lr, ceilings::RATE.most));
         }
         for (key, share) in [
             ("hard_neg_prob", self.hard_neg_prob),
@@ -252,7 +254,7 @@ impl Hparams for MendHparams {
             ("random_target", self.random_target),
         ] {
             if !(0.0..=1.0).contains(&share) {
-                return Err(format!("{key} is {share}; it is a probability, 0 to 1"));
+                return Err(format!("{key} is {share}; it must be 0 to 1"));
             }
         }
         if self.combine && (self.one_sided || self.x_only || self.delta_only) {
