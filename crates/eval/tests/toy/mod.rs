@@ -13,7 +13,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use easyedit_core::tokens::TargetTokens;
 use easyedit_core::{
     Error, Generation, GenerationConfig, LanguageModel, LinearRole, ModelMap, ModelSpec, Module, ModuleNames, ParamName, Parameter,
-    ParameterRole, Pass, Predictor, Probe, Progress, Result, Site, Stack, TargetScore, TokenSlice, Tokenizer, WeightLayout, device, white_box,
+    ParameterRole, Pass, Predictor, Probe, Progress, Result, Site, Stack, TargetScore, TokenSlice, Tokenizer, WeightLayout, device,
+    white_box,
 };
 
 /// Word and successor; `.` ends a text.

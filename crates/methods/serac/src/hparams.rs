@@ -1,11 +1,13 @@
 use easyedit_core::{Error, Hparams, ModelSpec, Result};
-use easyedit_kernels::{above_zero, at_least_one, at_most, ceilings, inside_one, zero_or_more};
+use easyedit_kernels::{Ceiling, above_zero, at_least_one, at_most, ceilings, inside_one, zero_or_more};
 use easyedit_trainer::{OptimizerKind, Schedule, TrainingConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Threshold;
 
+/// Steps in which rates rise, and rounds over the data.
+const STEPS: Ceiling<u64> = Ceiling { most: 1 << 40, reason: "no training has more steps" };
 /// Iterations of a training that does not say it.
 const ITERATIONS: u64 = 100_000;
 
@@ -199,6 +201,10 @@ impl Hparams for SeracHparams {
         at_most(&[("lr", self.lr)], ceilings::RATE)?;
         at_most(&[("cedit", self.cedit), ("cloc", self.cloc), ("weight_decay", self.weight_decay)], ceilings::WEIGHT)?;
         at_most(&[("n_loc", self.n_loc), ("dist_heads", self.dist_heads)], ceilings::BATCH)?;
+        at_most(&[("freeze", self.freeze.unwrap_or(0)), ("freeze_below", self.freeze_below)], ceilings::LAYERS)?;
+        at_most(&[("hard_neg_exclude", self.hard_neg_exclude), ("hard_neg_neighbors", self.hard_neg_neighbors)], ceilings::SAMPLES)?;
+        at_most(&[("hard_neg_temp", self.hard_neg_temp), ("grad_clip", self.grad_clip)], ceilings::WEIGHT)?;
+        at_most(&[("warmup", self.warmup), ("max_epochs", self.max_epochs.unwrap_or(0))], STEPS)?;
         above_zero(&[("lr", self.lr), ("hard_neg_temp", self.hard_neg_temp)])?;
         zero_or_more(&[("cedit", self.cedit), ("cloc", self.cloc), ("weight_decay", self.weight_decay)])?;
         at_least_one(&[("n_loc", self.n_loc), ("dist_heads", self.dist_heads)])?;
@@ -213,9 +219,10 @@ impl Hparams for SeracHparams {
             ("hard_neg_prob", self.hard_neg_prob),
             ("swap_subject", self.swap_subject),
             ("own_loc", self.own_loc),
+            ("last_factor", self.last_factor),
         ];
         if let Some((key, share)) = shares.iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
-            return Err(format!("{key} is {share}; a probability is 0 to 1"));
+            return Err(format!("{key} is {share}; it must be 0 to 1"));
         }
         if self.hard_neg != HardNegatives::Off && self.hard_neg_neighbors <= self.hard_neg_exclude {
             return Err(format!(
@@ -229,7 +236,11 @@ impl Hparams for SeracHparams {
         if self.any_base && (self.soft_weighting || !self.supervised) {
             return Err("any_base is for hard routing after supervised training: a mixture is learned for one base model".into());
         }
-        self.schedule().map(|_| ())
+        match self.training_config() {
+            Ok(_) => Ok(()),
+            Err(Error::Hparams { message, .. }) => Err(message),
+            Err(other) => Err(other.to_string()),
+        }
     }
 }
 
