@@ -73,6 +73,7 @@ fn every_command_explains_itself() {
         "stats",
         "index",
         "trace",
+        "train",
         "verify",
     ] {
         let help = sandbox.run(&[command, "--help"]).success().stdout();
