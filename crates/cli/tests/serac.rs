@@ -72,7 +72,8 @@ fn a_training_writes_an_archive_and_unknown_keys_are_told_before_it_begins() {
     sandbox.write("edit.yaml", &format!("{edit}archive: {trained}\n"));
     sandbox.write("requests.json", REQUESTS);
     let edit = |model: &str| {
-        let command = ["edit", "--method", "SERAC", "--hparams", "edit.yaml", "--model", model, "--requests", "requests.json", "--out", "edits"];
+        let command =
+            ["edit", "--method", "SERAC", "--hparams", "edit.yaml", "--model", model, "--requests", "requests.json", "--out", "edits"];
         sandbox.run(&[&command[..], &["--mode", "batch", "--no-evaluation", "--overwrite"]].concat())
     };
     edit(&model).success();

@@ -3,8 +3,8 @@ use std::ops::Range;
 use burn::tensor::{Device, Tensor};
 use easyedit_core::tokens::TargetTokens;
 use easyedit_core::{
-    Encoder, Error, Fingerprint, Generation, GenerationConfig, LanguageModel, ModelSpec, Module, ParamName, Pass, Predictor, Probe, Progress,
-    Result, Site, TargetScore, TokenBatch, TokenSlice, Tokenizer, white_box,
+    Encoder, Error, Fingerprint, Generation, GenerationConfig, LanguageModel, ModelSpec, Module, ParamName, Pass, Predictor, Probe,
+    Progress, Result, Site, TargetScore, TokenBatch, TokenSlice, Tokenizer, white_box,
 };
 
 use crate::block::{Block, PositionTerms};
