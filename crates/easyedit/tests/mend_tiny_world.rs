@@ -87,6 +87,6 @@ fn unseen_subjects_are_edited() {
 }
 
 /// Reliability, generalization, locality of unrelated facts and of facts with the same relation and object: a little less than measured.
-const LEAST_GPT2: [f64; 4] = [0.5, 0.5, 0.9, 0.5];
-const LEAST_LLAMA: [f64; 4] = [0.5, 0.5, 0.9, 0.5];
-const LEAST_T5: [f64; 4] = [0.5, 0.5, 0.9, 0.5];
+const LEAST_GPT2: [f64; 4] = [0.85, 0.85, 0.98, 0.85];
+const LEAST_LLAMA: [f64; 4] = [0.8, 0.8, 0.97, 0.84];
+const LEAST_T5: [f64; 4] = [0.78, 0.77, 0.98, 0.74];
