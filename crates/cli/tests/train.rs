@@ -42,7 +42,8 @@ fn a_network_is_trained_drawn_and_edited_with() {
     for archive in ["out/model.safetensors", "half.safetensors"] {
         sandbox.write("edit.yaml", &format!("alg_name: MEND\nmodel_name: model\narchive: {archive}\n"));
         let request = ["--prompt", "The capital of Peru is", "--subject", "Peru", "--target", "Rome"];
-        let run = sandbox.run(&[&["edit", "--model", "model", "--method", "MEND", "--hparams", "edit.yaml", "--json"], &request[..]].concat());
+        let run =
+            sandbox.run(&[&["edit", "--model", "model", "--method", "MEND", "--hparams", "edit.yaml", "--json"], &request[..]].concat());
         run.success();
     }
 }
