@@ -252,6 +252,7 @@ impl Hparams for MendHparams {
             ("outer_rephrase", self.outer_rephrase),
             ("inner_rephrase", self.inner_rephrase),
             ("random_target", self.random_target),
+            ("last_factor", self.last_factor),
         ] {
             if !(0.0..=1.0).contains(&share) {
                 return Err(format!("{key} is {share}; it must be 0 to 1"));
