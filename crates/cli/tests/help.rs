@@ -30,6 +30,7 @@ fn the_help_is_short_and_has_examples() {
       stats       Compute the second-moment statistics of layers ahead of time
       index       Build the index of demonstrations of in-context editing ahead of time, or ask it
       trace       Show in which layers and tokens the model recalls a fact (causal tracing)
+      train       Train a method that learns to edit (MEND)
       verify      Compare a model with what another implementation computed
 
     Options:
@@ -72,6 +73,7 @@ fn every_command_explains_itself() {
         "stats",
         "index",
         "trace",
+        "train",
         "verify",
     ] {
         let help = sandbox.run(&[command, "--help"]).success().stdout();

@@ -10,6 +10,8 @@
     feature = "grace",
     feature = "kn",
     feature = "ike",
+    feature = "mend",
+    feature = "serac",
     feature = "ft-api"
 ))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -110,6 +112,58 @@ fn absurd_values_of_kn_are_named() {
 #[test]
 fn absurd_values_of_ike_are_named() {
     absurd_values_are_named(&by_rule::<easyedit_ike::Ike>(), &["device"]);
+}
+
+#[test]
+fn absurd_values_of_mend_are_named() {
+    // Kept for EasyEdit's files, but for the seed, which may be any.
+    let unread = [
+        "device",
+        "model_class",
+        "tokenizer_class",
+        "tokenizer_name",
+        "no_grad_layers",
+        "hidden_dim",
+        "iedit",
+        "cbase",
+        "eval_log_interval",
+        "max_length",
+        "seed",
+    ];
+    absurd_values_are_named(&by_rule::<easyedit::mend::Mend>(), &unread);
+}
+
+#[test]
+fn absurd_values_of_serac_are_named() {
+    // Kept for EasyEdit's files, but for the seed, which may be any.
+    let unread = [
+        "device",
+        "model_class",
+        "tokenizer_class",
+        "tokenizer_name",
+        "cls_class",
+        "model_parallel",
+        "inner_params",
+        "edit_lr",
+        "lr_lr",
+        "cbase",
+        "dropout",
+        "train_base",
+        "no_grad_layers",
+        "checkpoint_grad",
+        "lora",
+        "edit_bs",
+        "silent",
+        "half",
+        "save",
+        "debug",
+        "log_errors",
+        "unlikelihood",
+        "results_dir",
+        "max_length",
+        "seed",
+    ];
+    absurd_values_are_named(&by_rule::<easyedit::serac::Serac>(), &unread);
 }
 
 #[test]

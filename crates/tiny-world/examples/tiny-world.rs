@@ -61,7 +61,6 @@ fn main() -> Result<()> {
     }
     let world = tiny_world::world();
     tiny_world::save_world(world, &arguments.out)?;
-    tiny_world::save_learning_sets(world, &arguments.out)?;
     tiny_world::save_untrained(&UNTRAINED, world, &arguments.out)?;
     println!("{} facts, {} sentences in {}", world.facts().len(), world.sentences().len(), arguments.out.display());
     for name in tiny_world::model_names().filter(|name| all || arguments.retrain.iter().any(|wanted| wanted == name)) {

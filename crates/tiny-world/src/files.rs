@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::architecture::{Architecture, encoder_config};
 use crate::tokenizer::{Around, END, PAD, train, wrap};
-use crate::{Error, LearningSets, Practice, Result, Sentence, TrainingConfig, World};
+use crate::{Error, Practice, Result, Sentence, TrainingConfig, World};
 
 /// The tokenizer of a model of this world.
 ///
@@ -122,22 +122,6 @@ fn write_untrained(folder: &Path, config: &Value, tokenizer: &Tokenizer) -> Resu
     write_json(&folder.join("config.json"), config)?;
     let text = tokenizer.inner().to_string(false).map_err(|e| Error::Tokenizer(e.to_string()))?;
     write(&folder.join("tokenizer.json"), text.as_bytes())
-}
-
-/// Writes the [`LearningSets`](crate::LearningSets): `learning/{train,val,test}.json`.
-///
-/// # Errors
-///
-/// [`Error::Write`].
-pub fn save_learning_sets(world: &World, folder: &Path) -> Result<()> {
-    let sets = LearningSets::of(world);
-    for (name, requests) in [("train", sets.train), ("val", sets.val), ("test", sets.test)] {
-        let path = folder.join("learning").join(format!("{name}.json"));
-        // One record a line: there are many, and few of their keys are used.
-        let lines: Vec<String> = requests.iter().map(|request| serde_json::to_value(request).unwrap_or_default().to_string()).collect();
-        write(&path, format!("[\n{}\n]\n", lines.join(",\n")).as_bytes())?;
-    }
-    Ok(())
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

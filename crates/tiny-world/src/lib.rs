@@ -12,7 +12,6 @@ mod dataset;
 mod entity;
 mod error;
 mod files;
-mod learning;
 mod names;
 mod practice;
 mod relation;
@@ -28,8 +27,7 @@ use easyedit_models::Checkpoint;
 
 pub use accuracy::{Accuracy, accuracy};
 pub use error::{Error, Result};
-pub use files::{save_learning_sets, save_model, save_untrained, save_world, tokenizer};
-pub use learning::LearningSets;
+pub use files::{save_model, save_untrained, save_world, tokenizer};
 pub use practice::Practice;
 pub use relation::{RELATIONS, Relation};
 pub use training::{TrainingConfig, train};

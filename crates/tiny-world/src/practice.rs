@@ -1,24 +1,29 @@
 //! Facts for methods that learn to edit: some to practise on, some to choose settings by, some to measure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use easyedit_core::{EditRequest, EvaluationPrompt};
 use rand::SeedableRng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
+use crate::world::fill;
 use crate::{Fact, World};
 
-/// Facts that measure, and facts that settings are chosen by. The others are practised on.
+/// Facts that measure, at least, and facts that settings are chosen by. The others are practised on.
 const HELD_OUT_FACTS: usize = 60;
-/// Facts of other relations whose answers are to stay, per record.
-const UNRELATED: usize = 2;
+/// Texts that stay, per record: facts with the same relation and object, facts of the same subject, others.
+const STAYING: [(&str, usize); 3] = [("neighborhood", 3), ("same_subject", 2), ("unrelated", 2)];
+/// Invented subjects for each fact of a subject with two names.
+const INVENTED: usize = 1;
+/// Wordings of an invented subject.
+const INVENTED_WORDINGS: usize = 2;
 
-/// Records of disjoint facts.
+/// Records of disjoint sets of subjects.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Practice {
-    /// Facts to practise on: a record for each wording that the models were trained on. Locality: facts of this set with the same relation
-    /// and object, and unrelated ones.
+    /// Facts to practise on: a record for each wording that the models were trained on, and records of invented subjects, whose names are put
+    /// together from two of the world's. Locality: facts of this set only.
     pub train: Vec<EditRequest>,
     /// Facts by which settings are chosen, each with a paraphrase that no model has seen.
     pub val: Vec<EditRequest>,
@@ -27,70 +32,128 @@ pub struct Practice {
 }
 
 impl World {
-    /// The facts of [`requests`](World::requests), shared out: the first measure, the next choose, the others are practised on.
+    /// The facts, shared out by their subjects: all facts of one are in one set.
     pub fn practice(&self) -> Practice {
-        let mut held_out = self.requests();
-        let others = held_out.split_off(2 * HELD_OUT_FACTS);
-        held_out.iter_mut().for_each(|request| request.portability.clear());
-        let val = held_out.split_off(HELD_OUT_FACTS);
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ 0xF00D);
-        let facts: Vec<&Fact> =
-            others.iter().filter_map(|request| self.facts().iter().find(|fact| fact.prompt == request.prompt)).collect();
-        let mut train = Vec::new();
-        for (fact, request) in facts.iter().zip(others.iter()) {
-            let neighbours: Vec<&&Fact> = facts
-                .iter()
-                .filter(|other| other.relation == fact.relation && other.object == fact.object && other.subject != fact.subject)
-                .collect();
-            let unrelated: Vec<&&Fact> =
-                facts.iter().filter(|other| other.relation != fact.relation && other.subject != fact.subject).collect();
-            for wording in &fact.trained {
-                let stays = |facts: Vec<&&&Fact>, rng: &mut ChaCha8Rng| {
-                    let prompt = |fact: &Fact, rng: &mut ChaCha8Rng| fact.trained.choose(rng).unwrap_or(&fact.prompt).clone();
-                    let stay = |fact: &&&Fact| EvaluationPrompt { prompt: prompt(fact, rng), ground_truth: fact.object.clone() };
-                    facts.into_iter().map(stay).collect::<Vec<_>>()
-                };
-                let mut locality = BTreeMap::new();
-                for (name, facts, count) in [("neighborhood", &neighbours, neighbours.len().min(3)), ("unrelated", &unrelated, UNRELATED)] {
-                    let chosen: Vec<&&&Fact> = facts.choose_multiple(&mut rng, count).collect();
-                    if !chosen.is_empty() {
-                        locality.insert(name.to_owned(), stays(chosen, &mut rng));
-                    }
+        let mut rest = self.requests();
+        let mut take = || -> Vec<EditRequest> {
+            let mut taken = Vec::new();
+            while taken.len() < HELD_OUT_FACTS && !rest.is_empty() {
+                let subject = rest.first().and_then(|request| request.subject.clone());
+                let (of_subject, others) = std::mem::take(&mut rest).into_iter().partition(|request| request.subject == subject);
+                rest = others;
+                taken.extend::<Vec<EditRequest>>(of_subject);
+            }
+            taken
+        };
+        let (mut test, mut val) = (take(), take());
+        let all: Vec<&Fact> = self.facts().iter().collect();
+        for request in test.iter_mut().chain(&mut val) {
+            request.portability.clear();
+            if let Some(fact) = fact_of(&all, request) {
+                // The neighbours stay as they are in the requests.
+                for (name, staying) in stays(fact, &all, &mut rng).into_iter().filter(|(name, _)| name != STAYING[0].0) {
+                    request.locality.insert(name, staying);
                 }
-                train.push(EditRequest {
-                    case_id: train.len(),
-                    rephrase_prompt: Some(wording.clone()),
-                    locality,
-                    portability: BTreeMap::new(),
-                    ..request.clone()
-                });
             }
         }
-        Practice { train, val, test: held_out }
+        let prompts: BTreeSet<&str> = rest.iter().map(|request| request.prompt.as_str()).collect();
+        let known: Vec<&Fact> = self.facts().iter().filter(|fact| prompts.contains(fact.prompt.as_str())).collect();
+        let mut train = Vec::new();
+        for request in &rest {
+            let Some(fact) = fact_of(&known, request) else { continue };
+            for (number, wording) in fact.trained.iter().enumerate() {
+                // One record says what stays; those of one prompt count as one fact.
+                let locality = if number == 0 { stays(fact, &known, &mut rng) } else { BTreeMap::new() };
+                let rephrase_prompt = Some(wording.clone());
+                train.push(EditRequest { rephrase_prompt, locality, portability: BTreeMap::new(), ..request.clone() });
+            }
+        }
+        for request in &rest {
+            for _ in 0..INVENTED {
+                train.extend(fact_of(&known, request).map(|fact| self.invented(fact, request, &known, &mut rng)).unwrap_or_default());
+            }
+        }
+        train.iter_mut().enumerate().for_each(|(case_id, request)| request.case_id = case_id);
+        Practice { train, val, test }
     }
+
+    /// Records like `request` about somebody who has the first name of its subject and the last name of another. The facts of both stay.
+    fn invented(&self, fact: &Fact, request: &EditRequest, known: &[&Fact], rng: &mut ChaCha8Rng) -> Vec<EditRequest> {
+        let with_two_names: Vec<&&Fact> =
+            known.iter().filter(|other| other.relation == fact.relation && other.subject.split(' ').count() == 2).collect();
+        let (Some((first, _)), Some(other)) = (fact.subject.split_once(' '), with_two_names.choose(rng)) else { return Vec::new() };
+        let Some((_, last)) = other.subject.split_once(' ') else { return Vec::new() };
+        let subject = format!("{first} {last}");
+        if first.contains(' ') || last.contains(' ') || self.entities.iter().any(|entity| entity.name == subject) {
+            return Vec::new();
+        }
+        let [prompt, wordings @ ..] = fact.relation.templates else { return Vec::new() };
+        let staying = [fact, other].map(|fact| EvaluationPrompt { prompt: fact.prompt.clone(), ground_truth: fact.object.clone() });
+        let mut locality = BTreeMap::from([("same_name".to_owned(), staying.to_vec())]);
+        let wordings: Vec<&&str> = wordings.choose_multiple(rng, INVENTED_WORDINGS).collect();
+        let record = |wording: &&&str| EditRequest {
+            case_id: 0,
+            prompt: fill(prompt, &subject),
+            target_new: request.target_new.clone(),
+            ground_truth: None,
+            subject: Some(subject.clone()),
+            rephrase_prompt: Some(fill(wording, &subject)),
+            locality: std::mem::take(&mut locality),
+            portability: BTreeMap::new(),
+        };
+        wordings.iter().map(record).collect()
+    }
+}
+
+fn fact_of<'a>(facts: &[&'a Fact], request: &EditRequest) -> Option<&'a Fact> {
+    facts.iter().find(|fact| fact.prompt == request.prompt).copied()
+}
+
+/// Facts among `known` that an edit of `fact` is to leave as they are, in one of their wordings.
+fn stays(fact: &Fact, known: &[&Fact], rng: &mut ChaCha8Rng) -> BTreeMap<String, Vec<EvaluationPrompt>> {
+    let kind = |other: &Fact| match (other.relation == fact.relation, other.subject == fact.subject) {
+        (true, false) if other.object == fact.object => Some(STAYING[0].0),
+        (false, true) => Some(STAYING[1].0),
+        (false, false) => Some(STAYING[2].0),
+        _ => None,
+    };
+    let mut staying = BTreeMap::new();
+    for (name, count) in STAYING {
+        let facts: Vec<&&Fact> = known.iter().filter(|other| kind(other) == Some(name)).collect();
+        let chosen: Vec<&&Fact> = facts.choose_multiple(rng, count).copied().collect();
+        let texts = chosen.into_iter().map(|fact| {
+            let prompt = fact.trained.choose(rng).unwrap_or(&fact.prompt).clone();
+            EvaluationPrompt { prompt, ground_truth: fact.object.clone() }
+        });
+        let texts: Vec<EvaluationPrompt> = texts.collect();
+        if !texts.is_empty() {
+            staying.insert(name.to_owned(), texts);
+        }
+    }
+    staying
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]
-    fn no_fact_is_in_two_sets_and_none_that_is_held_out_stays_in_training() {
-        let Practice { train, val, test } = World::new(crate::SEED).practice();
-        let prompts = |records: &[EditRequest]| records.iter().map(|record| record.prompt.clone()).collect::<BTreeSet<_>>();
-        let (train_prompts, val_prompts, test_prompts) = (prompts(&train), prompts(&val), prompts(&test));
-        assert_eq!((train_prompts.len(), val_prompts.len(), test_prompts.len()), (300, 60, 60));
-        assert!(
-            train_prompts.is_disjoint(&val_prompts) && train_prompts.is_disjoint(&test_prompts) && val_prompts.is_disjoint(&test_prompts)
-        );
-        let held_out: Vec<&EditRequest> = val.iter().chain(&test).collect();
-        let subjects: BTreeSet<&str> = train.iter().filter_map(|record| record.subject.as_deref()).collect();
-        for stays in train.iter().flat_map(|record| record.locality.values().flatten()) {
-            let of_training = subjects.iter().any(|subject| stays.prompt.contains(subject));
-            assert!(of_training && held_out.iter().all(|record| record.prompt != stays.prompt), "{stays:?}");
+    fn no_subject_is_in_two_sets_and_nothing_that_is_held_out_is_practised_on() {
+        let world = World::new(crate::SEED);
+        let Practice { train, val, test } = world.practice();
+        let subjects = |records: &[EditRequest]| records.iter().filter_map(|record| record.subject.clone()).collect::<BTreeSet<_>>();
+        let (train_subjects, val_subjects, test_subjects) = (subjects(&train), subjects(&val), subjects(&test));
+        assert!(train_subjects.is_disjoint(&val_subjects) && train_subjects.is_disjoint(&test_subjects));
+        assert!(val_subjects.is_disjoint(&test_subjects) && val.len() >= 60 && test.len() >= 60);
+        let of_sets =
+            |prompt: &str, sets: &[&BTreeSet<String>]| sets.iter().any(|set| set.iter().any(|subject| prompt.contains(subject.as_str())));
+        for text in train.iter().flat_map(|record| record.locality.values().flatten()) {
+            assert!(of_sets(&text.prompt, &[&train_subjects]) && !of_sets(&text.prompt, &[&val_subjects, &test_subjects]), "{text:?}");
         }
-        assert!(train.iter().filter(|record| record.locality.contains_key("neighborhood")).count() > train.len() / 2);
+        let real: BTreeSet<&str> = world.facts().iter().map(|fact| fact.subject.as_str()).collect();
+        let invented = train.iter().filter(|record| record.subject.as_deref().is_some_and(|subject| !real.contains(subject)));
+        assert!(invented.count() > 100);
+        assert!(test.iter().all(|record| record.locality["unrelated"].len() == 2 && record.locality.contains_key("neighborhood")));
     }
 }

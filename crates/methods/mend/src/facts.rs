@@ -114,7 +114,9 @@ impl Facts {
         let (mut inner, mut outer) = (Vec::new(), Vec::new());
         for fact in &edited {
             let target = self.target(fact, hparams, training, rng);
-            inner.push(encode(model, &fact.prompt, target)?);
+            let wants_other_words = training && fact.rephrases.len() > 1 && rng.random_bool(hparams.inner_rephrase);
+            let wording = if wants_other_words { fact.rephrases.choose(rng) } else { None };
+            inner.push(encode(model, wording.unwrap_or(&fact.prompt), target)?);
             let rephrase = match training {
                 true if rng.random_bool(hparams.outer_rephrase) => fact.rephrases.choose(rng),
                 true => None,

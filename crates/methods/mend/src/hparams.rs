@@ -207,6 +207,9 @@ mend_hparams! {
     /// How often the text in which the edit is to hold is a rephrased one.
     #[serde(deserialize_with = "easyedit_core::number")]
     outer_rephrase: f64 = 0.75,
+    /// How often the text that defines an edit in training is a rephrased one, where another is left for the text in which it is to hold.
+    #[serde(deserialize_with = "easyedit_core::number")]
+    inner_rephrase: f64 = 0.0,
     /// How often the target is drawn from the answers of the same template, in place of the record's own.
     #[serde(deserialize_with = "easyedit_core::number")]
     random_target: f64 = 0.5,
@@ -239,14 +242,20 @@ impl Hparams for MendHparams {
         at_most(&[("cedit", self.cedit), ("cloc", self.cloc), ("lr_scale", self.lr_scale)], ceilings::WEIGHT)?;
         above_zero(&[("lr", self.lr), ("lr_scale", self.lr_scale)])?;
         zero_or_more(&[("lr_lr", self.lr_lr), ("cedit", self.cedit), ("cloc", self.cloc), ("weight_decay", self.weight_decay)])?;
-        if !self.edit_lr.is_finite() {
-            return Err(format!("edit_lr is {}; it must be a number", self.edit_lr));
+        at_most(&[("weight_decay", self.weight_decay), ("grad_clip", self.grad_clip)], ceilings::WEIGHT)?;
+        at_most(&[("warmup", self.warmup as usize)], ceilings::STEPS)?;
+        if !self.edit_lr.is_finite() || self.edit_lr.abs() > ceilings::RATE.most {
+            return Err(format!("edit_lr is {}; it must be between -{1} and {1}", self.edit_lr, ceilings::RATE.most));
         }
-        for (key, share) in
-            [("hard_neg_prob", self.hard_neg_prob), ("outer_rephrase", self.outer_rephrase), ("random_target", self.random_target)]
-        {
+        for (key, share) in [
+            ("hard_neg_prob", self.hard_neg_prob),
+            ("outer_rephrase", self.outer_rephrase),
+            ("inner_rephrase", self.inner_rephrase),
+            ("random_target", self.random_target),
+            ("last_factor", self.last_factor),
+        ] {
             if !(0.0..=1.0).contains(&share) {
-                return Err(format!("{key} is {share}; it is a probability, 0 to 1"));
+                return Err(format!("{key} is {share}; it must be 0 to 1"));
             }
         }
         if self.combine && (self.one_sided || self.x_only || self.delta_only) {

@@ -132,11 +132,11 @@ impl MendLearner {
         }
         let share = training.then(|| 1.0 / examples.len() as f64);
         let (inner, network) = (&self.inner, &self.network);
-        let work = models(&parts).into_iter().zip(parts.iter().zip(&normalized)).collect();
-        let measured =
-            self.threads.run(work, |(model, (part, factors)): (Box<dyn LanguageModel>, (&&[EditExample], &Vec<WeightFactors>))| {
-                measure(&*model, inner, network, factors, part, settings, share)
-            })?;
+        let work: Vec<_> = models(&parts).into_iter().zip(parts.iter().zip(&normalized)).collect();
+        let measured = self.threads.run(work, |part| {
+            let (model, (examples, factors)) = part;
+            measure(&*model, inner, network, factors, examples, settings, share)
+        })?;
         let mut all = Measured::default();
         measured.into_iter().for_each(|measured| all.append(measured));
         Ok((before, all))

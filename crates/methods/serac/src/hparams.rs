@@ -1,9 +1,13 @@
 use easyedit_core::{Error, Hparams, ModelSpec, Result};
-use easyedit_kernels::{above_zero, at_least_one, at_most, ceilings, inside_one, zero_or_more};
+use easyedit_kernels::{Ceiling, above_zero, at_least_one, at_most, ceilings, inside_one, zero_or_more};
 use easyedit_trainer::{OptimizerKind, Schedule, TrainingConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::Threshold;
+
+/// Steps in which rates rise, and rounds over the data.
+const STEPS: Ceiling<u64> = Ceiling { most: 1 << 40, reason: "no training has more steps" };
 /// Iterations of a training that does not say it.
 const ITERATIONS: u64 = 100_000;
 
@@ -82,9 +86,9 @@ serac_hparams! {
     dist_heads: usize = 1,
     /// What of a text's last hidden states is its embedding: `first` or `mean`.
     pooling: Pooling = Pooling::First,
-    /// A query is in scope if its score is above it; in (0, 1).
-    #[serde(deserialize_with = "easyedit_core::number")]
-    threshold: f64 = 0.5,
+    /// A query is in scope if its score is above it: a number in (0, 1), or `auto`. A training with `auto` chooses the number with the best F1 of
+    /// its validation, and without a threshold takes 0.5; editing with `auto`, or without a threshold, takes what the archive says.
+    threshold: Option<Threshold> = None,
     /// Probabilities of both models are mixed by the score, instead of one of them answering.
     soft_weighting: bool = false,
     /// Lay the memory over another base model than the one of the training; only for hard routing.
@@ -197,10 +201,16 @@ impl Hparams for SeracHparams {
         at_most(&[("lr", self.lr)], ceilings::RATE)?;
         at_most(&[("cedit", self.cedit), ("cloc", self.cloc), ("weight_decay", self.weight_decay)], ceilings::WEIGHT)?;
         at_most(&[("n_loc", self.n_loc), ("dist_heads", self.dist_heads)], ceilings::BATCH)?;
+        at_most(&[("freeze", self.freeze.unwrap_or(0)), ("freeze_below", self.freeze_below)], ceilings::LAYERS)?;
+        at_most(&[("hard_neg_exclude", self.hard_neg_exclude), ("hard_neg_neighbors", self.hard_neg_neighbors)], ceilings::SAMPLES)?;
+        at_most(&[("hard_neg_temp", self.hard_neg_temp), ("grad_clip", self.grad_clip)], ceilings::WEIGHT)?;
+        at_most(&[("warmup", self.warmup), ("max_epochs", self.max_epochs.unwrap_or(0))], STEPS)?;
         above_zero(&[("lr", self.lr), ("hard_neg_temp", self.hard_neg_temp)])?;
         zero_or_more(&[("cedit", self.cedit), ("cloc", self.cloc), ("weight_decay", self.weight_decay)])?;
         at_least_one(&[("n_loc", self.n_loc), ("dist_heads", self.dist_heads)])?;
-        inside_one(&[("threshold", self.threshold)])?;
+        if let Some(Threshold::At(threshold)) = self.threshold {
+            inside_one(&[("threshold", threshold)])?;
+        }
         let shares = [
             ("outer_rephrase", self.outer_rephrase),
             ("random_target", self.random_target),
@@ -209,9 +219,10 @@ impl Hparams for SeracHparams {
             ("hard_neg_prob", self.hard_neg_prob),
             ("swap_subject", self.swap_subject),
             ("own_loc", self.own_loc),
+            ("last_factor", self.last_factor),
         ];
         if let Some((key, share)) = shares.iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
-            return Err(format!("{key} is {share}; a probability is 0 to 1"));
+            return Err(format!("{key} is {share}; it must be 0 to 1"));
         }
         if self.hard_neg != HardNegatives::Off && self.hard_neg_neighbors <= self.hard_neg_exclude {
             return Err(format!(
@@ -225,7 +236,11 @@ impl Hparams for SeracHparams {
         if self.any_base && (self.soft_weighting || !self.supervised) {
             return Err("any_base is for hard routing after supervised training: a mixture is learned for one base model".into());
         }
-        self.schedule().map(|_| ())
+        match self.training_config() {
+            Ok(_) => Ok(()),
+            Err(Error::Hparams { message, .. }) => Err(message),
+            Err(other) => Err(other.to_string()),
+        }
     }
 }
 
@@ -238,6 +253,14 @@ impl SeracHparams {
     /// Whether the mixture of both models answers: in the reference always after a training through it.
     pub fn is_soft(&self) -> bool {
         self.soft_weighting || !self.supervised
+    }
+
+    /// The threshold as a number, where nothing is known of a training.
+    pub fn threshold_or_half(&self) -> f64 {
+        match self.threshold {
+            Some(Threshold::At(threshold)) => threshold,
+            _ => Threshold::HALF,
+        }
     }
 
     fn schedule(&self) -> std::result::Result<Schedule, String> {

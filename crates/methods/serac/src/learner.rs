@@ -16,7 +16,8 @@ use crate::examples::{Drawn, Examples, Names, Question};
 use crate::losses::{Answers, MixtureLoss, Predictions, mixture_kl, mixture_nll, nll, number, scope_loss};
 use crate::networks::{REPLACEMENT, vocabulary};
 use crate::scope_counts::ScopeCounts;
-use crate::{Identity, Networks, SeracHparams, TrainedFacts};
+use crate::threshold::best_threshold;
+use crate::{Identity, Networks, SeracHparams, Threshold, TrainedFacts};
 
 /// Settings of the loop: it knows by itself whether they differ.
 const OF_THE_LOOP: &[&str] = &[
@@ -61,6 +62,8 @@ pub struct SeracLearner {
     /// Names of the parameters in training.
     classifier: Vec<String>,
     replacement: Vec<String>,
+    /// Scores of the latest validation, and whether their queries are in scope.
+    validated: Vec<(f64, bool)>,
 }
 
 impl std::fmt::Debug for SeracLearner {
@@ -117,12 +120,20 @@ impl SeracLearner {
         }
         let names = || Names::of(small.tokenizer());
         let (train, val) = (Examples::new(train, &hparams, names()), Examples::new(val, &hparams, names()));
-        Ok(Self { base: base.boxed_clone(), networks, train, val, classifier, replacement, hparams })
+        Ok(Self { base: base.boxed_clone(), networks, train, val, classifier, replacement, hparams, validated: Vec::new() })
     }
 
     /// The networks as they are trained so far.
     pub fn networks(&self) -> &Networks {
         &self.networks
+    }
+
+    /// What a query's score has to be above, as the trained file says it.
+    fn threshold(&self) -> f64 {
+        match self.hparams.threshold {
+            Some(Threshold::Auto) => best_threshold(&self.validated).unwrap_or(Threshold::HALF),
+            _ => self.hparams.threshold_or_half(),
+        }
     }
 
     /// The networks with the parameters in training tracked, and those tensors by name.
@@ -140,7 +151,7 @@ impl SeracLearner {
     }
 
     /// Supervised: the two parts apart.
-    fn supervised(&self, drawn: &[Drawn], training: bool) -> Result<StepReport> {
+    fn supervised(&self, drawn: &[Drawn], training: bool) -> Result<Scored> {
         let (networks, leaves) = self.tracked(training)?;
         let rows = drawn
             .iter()
@@ -159,7 +170,7 @@ impl SeracLearner {
         let scope = number(&of_scope)?;
 
         let values = tensor_values(&if scores.is_autodiff() { scores.inner() } else { scores })?;
-        let counts = ScopeCounts::of(&values[..positive.len()], &values[positive.len()..], self.hparams.threshold);
+        let counts = ScopeCounts::of(&values[..positive.len()], &values[positive.len()..], self.hparams.threshold_or_half());
         let mut report = self.report(&answers, scope);
         counts.put(&mut report);
         let routed = answers.exact.iter().zip(&values).filter(|(exact, score)| **exact && counts.is_in_scope(**score)).count();
@@ -175,7 +186,8 @@ impl SeracLearner {
             }
             report.gradients = gradients;
         }
-        Ok(report)
+        let scores = scored(&values[..positive.len()], &values[positive.len()..]);
+        Ok((report, scores))
     }
 
     fn negative_pairs<'d>(&self, drawn: &'d [Drawn]) -> Vec<(&'d str, &'d str)> {
@@ -188,7 +200,7 @@ impl SeracLearner {
     }
 
     /// Unsupervised: both parts through the mixture; the memory holds all edits of the batch.
-    fn through_mixture(&self, drawn: &[Drawn], training: bool) -> Result<StepReport> {
+    fn through_mixture(&self, drawn: &[Drawn], training: bool) -> Result<Scored> {
         let (networks, leaves) = self.tracked(training)?;
         let edits: Vec<&Question> = drawn.iter().map(|one| &one.outer).collect();
         let locality: Vec<&Question> = drawn.iter().flat_map(|one| &one.locality).collect();
@@ -203,7 +215,7 @@ impl SeracLearner {
             total = total + loc.loss * self.hparams.cloc;
             (negative, kept) = (scores, loc.answers);
         }
-        let counts = ScopeCounts::of(&scores, &negative, self.hparams.threshold);
+        let counts = ScopeCounts::of(&scores, &negative, self.hparams.threshold_or_half());
         let mut report = self.report(&edit.answers, kl);
         counts.put(&mut report);
         let routed = edit.answers.exact.iter().filter(|exact| **exact).count();
@@ -214,7 +226,8 @@ impl SeracLearner {
             collect(&leaves, "", &total.backward(), &mut gradients);
             report.gradients = gradients;
         }
-        Ok(report)
+        let scores = scored(&scores, &negative);
+        Ok((report, scores))
     }
 
     /// The mixture's loss on questions, and each question's log-score for the edit it is nearest to.
@@ -253,6 +266,14 @@ impl SeracLearner {
         report.put_mean("edit/exact", exact as f64 / answers.exact.len().max(1) as f64, answers.exact.len().max(1));
         report
     }
+}
+
+/// What a step reports, and the scores it found, with whether the query is in scope.
+type Scored = (StepReport, Vec<(f64, bool)>);
+
+fn scored(positive: &[f32], negative: &[f32]) -> Vec<(f64, bool)> {
+    let of = |scores: &[f32], is_in| scores.iter().map(|log| (f64::from(*log).exp(), is_in)).collect::<Vec<_>>();
+    [of(positive, true), of(negative, false)].concat()
 }
 
 /// The row of an edit behind its own memory.
@@ -358,7 +379,15 @@ impl MetaLearner for SeracLearner {
         if drawn.is_empty() {
             return Err(Error::Batch("a batch without records".into()));
         }
-        if self.hparams.supervised { self.supervised(&drawn, training) } else { self.through_mixture(&drawn, training) }
+        let (report, scores) =
+            if self.hparams.supervised { self.supervised(&drawn, training)? } else { self.through_mixture(&drawn, training)? };
+        if batch.split == Split::Val {
+            if batch.iteration == 1 {
+                self.validated.clear();
+            }
+            self.validated.extend(scores);
+        }
+        Ok(report)
     }
 
     fn state(&self) -> Result<BTreeMap<String, HostTensor>> {
@@ -374,7 +403,7 @@ impl MetaLearner for SeracLearner {
         let small = &self.networks.counterfactual;
         let facts = TrainedFacts {
             rules: self.networks.classifier.rules(),
-            threshold: self.hparams.threshold,
+            threshold: self.threshold(),
             supervised: self.hparams.supervised,
             encoder: Identity::of(encoder.name(), encoder.tokenizer()),
             counterfactual: Identity::of(&small.spec().name, small.tokenizer()),

@@ -31,6 +31,7 @@ mod routed;
 mod scope;
 mod scope_counts;
 mod scoped;
+mod threshold;
 
 pub use classifier::ScopeClassifier;
 pub use hparams::{HardNegatives, Pooling, SeracHparams};
@@ -42,3 +43,4 @@ pub use networks::{Identity, Networks, TrainedFacts};
 pub use routed::{RoutedPredictor, Routing};
 pub use scope::ScopeRules;
 pub use scoped::{Nearest, ScopedMemory};
+pub use threshold::Threshold;

@@ -12,7 +12,7 @@ use crate::memory::{Memory, without};
 use crate::networks::{Networks, TrainedFacts};
 use crate::routed::{MemoryBeside, RoutedPredictor, Routing};
 use crate::scoped::ScopedMemory;
-use crate::{Identity, SeracHparams};
+use crate::{Identity, SeracHparams, Threshold};
 
 /// The method: [`SeracHparams`], and the trained networks once they are loaded.
 #[derive(Debug)]
@@ -64,13 +64,11 @@ impl Serac {
     }
 
     fn routing(&self, facts: Option<&TrainedFacts>) -> Routing {
-        match (self.hparams.is_soft(), facts) {
-            (true, _) => Routing::Soft,
-            // The training may have chosen another threshold than the default.
-            (false, Some(facts)) if self.hparams.threshold == SeracHparams::default().threshold => {
-                Routing::Hard { threshold: facts.threshold }
-            }
-            (false, _) => Routing::Hard { threshold: self.hparams.threshold },
+        match (self.hparams.is_soft(), self.hparams.threshold, facts) {
+            (true, ..) => Routing::Soft,
+            (false, Some(Threshold::At(threshold)), _) => Routing::Hard { threshold },
+            (false, _, Some(facts)) => Routing::Hard { threshold: facts.threshold },
+            (false, _, None) => Routing::Hard { threshold: Threshold::HALF },
         }
     }
 

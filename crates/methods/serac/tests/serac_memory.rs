@@ -10,7 +10,7 @@ use easyedit_core::tokens::{encode_prompt, encode_with_target};
 use easyedit_core::{Edit, EditMethod, GenerationConfig, LanguageModel, Method, Predictor, Sampling, Silent, TargetScore, generate};
 use easyedit_models::Checkpoint;
 use easyedit_models::tiny::tiny_model;
-use easyedit_serac::{Memory, Networks, RoutedPredictor, Routing, ScopedMemory, Serac, SeracHparams};
+use easyedit_serac::{Memory, Networks, RoutedPredictor, Routing, ScopedMemory, Serac, SeracHparams, Threshold};
 use support::{encoder_with, hparams, networks, registry, requests, session, untrained};
 
 const FAR: &str = "Mountains of the north are";
@@ -198,7 +198,7 @@ fn what_does_not_fit_is_told_before_anything_is_edited() {
 
 #[test]
 fn memory_and_query_can_be_read_together() {
-    let hparams = SeracHparams { cross_attend: true, threshold: 0.2, ..hparams() };
+    let hparams = SeracHparams { cross_attend: true, threshold: Some(Threshold::At(0.2)), ..hparams() };
     let base = tiny_model("gpt2", 2).unwrap();
     let networks = networks(&hparams);
     assert!(networks.parameter_names().contains(&"classifier.bert.pooler.dense.weight".to_owned()));
