@@ -48,3 +48,24 @@ pub(crate) fn list(value: &Value) -> Result<Vec<String>, String> {
         one => Ok(text(one)?.into_iter().collect()),
     }
 }
+
+/// The wordings of an answer: the text itself, or all texts of a list of aliases, however deep, without repetitions.
+pub(crate) fn wordings(value: &Value) -> Result<Vec<String>, String> {
+    fn collect(value: &Value, all: &mut Vec<String>) -> Result<(), String> {
+        match value {
+            Value::Array(values) => values.iter().try_for_each(|value| collect(value, all)),
+            one => {
+                all.extend(text(one)?.filter(|text| !text.trim().is_empty() && !all.contains(text)));
+                Ok(())
+            }
+        }
+    }
+    let mut all = Vec::new();
+    collect(value, &mut all)?;
+    Ok(all)
+}
+
+/// The wordings under `key`; none if the key is missing.
+pub(crate) fn wordings_of(map: &Map<String, Value>, key: &str) -> Result<Vec<String>, String> {
+    map.get(key).map_or(Ok(Vec::new()), wordings).map_err(|e| format!("{key}: {e}"))
+}

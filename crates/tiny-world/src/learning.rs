@@ -85,7 +85,7 @@ fn wordings(request: &EditRequest, fact: &Fact, others: &[&Fact], rng: &mut ChaC
         let locality = [("neighborhood", near.choose(rng)), ("unrelated", far.choose(rng))];
         let locality = locality.into_iter().filter_map(|(name, other)| Some((name.to_owned(), vec![asked(other?)])));
         EditRequest {
-            rephrase_prompt: Some((*text).clone()),
+            rephrase_prompts: vec![(*text).clone()],
             locality: locality.collect(),
             portability: BTreeMap::new(),
             ..request.clone()
@@ -102,7 +102,7 @@ fn with_unrelated(world: &World, mut request: EditRequest, fact: &Fact, rng: &mu
 }
 
 fn asked(fact: &Fact) -> EvaluationPrompt {
-    EvaluationPrompt { prompt: fact.prompt.clone(), ground_truth: fact.object.clone() }
+    EvaluationPrompt::new(fact.prompt.clone(), fact.object.clone())
 }
 
 #[cfg(test)]
@@ -119,7 +119,7 @@ mod tests {
         assert!(train.is_disjoint(&val) && train.is_disjoint(&test) && val.is_disjoint(&test));
         assert!(sets.test.len() > 60 && sets.val.len() > 25 && sets.train.len() > 700, "{} {}", sets.test.len(), sets.val.len());
         for request in &sets.train {
-            let mut prompts = request.locality.values().flatten().map(|one| &one.prompt).chain(&request.rephrase_prompt);
+            let mut prompts = request.locality.values().flatten().map(|one| &one.prompt).chain(&request.rephrase_prompts);
             assert!(prompts.all(|prompt| !val.iter().chain(&test).any(|subject| prompt.contains(subject.as_str()))), "{request:?}");
         }
         let again = LearningSets::of(&World::new(1));

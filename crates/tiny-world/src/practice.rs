@@ -47,7 +47,7 @@ impl World {
             for wording in &fact.trained {
                 let stays = |facts: Vec<&&&Fact>, rng: &mut ChaCha8Rng| {
                     let prompt = |fact: &Fact, rng: &mut ChaCha8Rng| fact.trained.choose(rng).unwrap_or(&fact.prompt).clone();
-                    let stay = |fact: &&&Fact| EvaluationPrompt { prompt: prompt(fact, rng), ground_truth: fact.object.clone() };
+                    let stay = |fact: &&&Fact| EvaluationPrompt::new(prompt(fact, rng), fact.object.clone());
                     facts.into_iter().map(stay).collect::<Vec<_>>()
                 };
                 let mut locality = BTreeMap::new();
@@ -59,7 +59,7 @@ impl World {
                 }
                 train.push(EditRequest {
                     case_id: train.len(),
-                    rephrase_prompt: Some(wording.clone()),
+                    rephrase_prompts: vec![wording.clone()],
                     locality,
                     portability: BTreeMap::new(),
                     ..request.clone()
