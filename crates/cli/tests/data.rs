@@ -55,8 +55,7 @@ fn what_a_file_holds_and_lacks_is_said() {
     "#);
     let found = sandbox.run(&["data", "inspect", "facts.json", "--json"]).success().json();
     assert_eq!((&found["format"], &found["facts"], &found["with_aliases"]), (&"requests".into(), &2.into(), &1.into()));
-    let refused = sandbox.run(&["data", "inspect", "facts.json", "--strict"]).failure();
-    assert!(refused.stderr().contains("record 3"), "{}", refused.stderr());
+    sandbox.run(&["data", "inspect", "facts.json", "--strict"]).fails(1, &["facts.json", "record 3", "prompt"]);
 }
 
 #[test]
@@ -65,11 +64,9 @@ fn files_that_are_no_facts_are_recognised() {
     sandbox.write("piqa.jsonl", "{\"goal\": \"Keep bread\", \"sol1\": \"Wrap it.\", \"sol2\": \"Soak it.\"}\n");
     let text = sandbox.run(&["data", "inspect", "piqa.jsonl", "--samples", "0"]).success().stdout();
     assert!(text.contains("PIQA") && text.contains("records   1"), "{text}");
-    let refused = sandbox.run(&["edit", "--model", "model", "--requests", "piqa.jsonl"]).failure();
-    assert!(refused.stderr().contains("piqa.jsonl") && refused.stderr().contains("PIQA"), "{}", refused.stderr());
+    sandbox.run(&["edit", "--model", "model", "--requests", "piqa.jsonl"]).fails(1, &["piqa.jsonl", "PIQA"]);
     for (name, text) in [("empty.json", ""), ("numbers.json", "[1, 2]")] {
         sandbox.write(name, text);
-        let refused = sandbox.run(&["data", "inspect", name]).failure();
-        assert!(refused.stderr().contains(name), "{}", refused.stderr());
+        sandbox.run(&["data", "inspect", name]).fails(1, &[name]);
     }
 }

@@ -23,16 +23,6 @@ pub(crate) fn optional(map: &Map<String, Value>, key: &str) -> Result<Option<Str
     map.get(key).map_or(Ok(None), text).map_err(|e| format!("{key}: {e}"))
 }
 
-/// The text under the first of `keys` that holds one.
-pub(crate) fn first_of(map: &Map<String, Value>, keys: &[&str]) -> Result<Option<String>, String> {
-    for key in keys {
-        if let Some(found) = optional(map, key)? {
-            return Ok(Some(found));
-        }
-    }
-    Ok(None)
-}
-
 /// The text under `key`.
 pub(crate) fn required(map: &Map<String, Value>, key: &str) -> Result<String, String> {
     match map.get(key) {

@@ -174,6 +174,7 @@ impl World {
             rephrase_prompts: fact.held_out.first().cloned().into_iter().collect(),
             locality: BTreeMap::from([("neighborhood".to_owned(), neighborhood)]),
             portability,
+            ..EditRequest::default()
         }
     }
 }
