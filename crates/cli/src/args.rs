@@ -1,6 +1,7 @@
 //! The command line: one definition of each flag, from which the parser and the help are made.
 
 mod adapters;
+mod data;
 mod index;
 mod stats;
 mod trace;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use adapters::{ExportArguments, ExportFormat, ImportAdapterArguments};
+pub(crate) use data::{DataArguments, DataCommand, InspectDataArguments};
 pub(crate) use index::IndexArguments;
 pub(crate) use stats::{CollectArguments, ImportArguments, MergeArguments, StatsArguments, StatsCommand};
 pub(crate) use trace::{States, TraceArguments};
@@ -92,6 +94,8 @@ pub(crate) enum Command {
     Methods,
     /// List the model families and the short names of models
     Models,
+    /// Look into files of facts
+    Data(DataArguments),
     /// Compute the second-moment statistics of layers ahead of time
     Stats(Box<StatsArguments>),
     /// Build the index of demonstrations of in-context editing ahead of time, or ask it

@@ -27,6 +27,7 @@ fn the_help_is_short_and_has_examples() {
       import      Make an edit file of an adapter that Hugging Face peft saved
       methods     List the editing methods
       models      List the model families and the short names of models
+      data        Look into files of facts
       stats       Compute the second-moment statistics of layers ahead of time
       index       Build the index of demonstrations of in-context editing ahead of time, or ask it
       trace       Show in which layers and tokens the model recalls a fact (causal tracing)
@@ -70,6 +71,7 @@ fn every_command_explains_itself() {
         "import",
         "methods",
         "models",
+        "data",
         "stats",
         "index",
         "trace",

@@ -34,7 +34,7 @@ impl CheckedRequest {
         }
         for (kind, groups) in [("locality", &written.locality), ("portability", &written.portability)] {
             for (name, prompts) in groups {
-                for EvaluationPrompt { prompt, ground_truth } in prompts {
+                for EvaluationPrompt { prompt, ground_truth, .. } in prompts {
                     if prompt.trim().is_empty() {
                         return Err(written.error(format!("{kind} {name}: the prompt before the answer {ground_truth:?} is empty")));
                     }
@@ -96,9 +96,14 @@ impl CheckedRequest {
         })
     }
 
-    /// The same question in other words.
-    pub fn rephrase_prompt(&self) -> Option<&str> {
-        self.written.rephrase_prompt.as_deref().filter(|prompt| !prompt.trim().is_empty())
+    /// The same question in other words; blank ones are left out.
+    pub fn rephrase_prompts(&self) -> impl Iterator<Item = &str> {
+        self.written.rephrase_prompts.iter().map(String::as_str).filter(|prompt| !prompt.trim().is_empty())
+    }
+
+    /// All wordings of the wanted completion: [`target_new`](Self::target_new), and its aliases.
+    pub fn targets(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.target_new()).chain(self.written.target_new_aliases.iter().map(String::as_str))
     }
 
     /// Name -> prompts whose answers must stay.
@@ -147,16 +152,16 @@ mod tests {
     fn faults_name_the_record_and_the_field() {
         assert!(fault(EditRequest::new(" ", "", "x")).contains('7'));
         assert!(fault(EditRequest::new("a", "a", " ")).contains("target_new"));
-        let blank = EvaluationPrompt { prompt: "who".into(), ground_truth: "\n".into() };
+        let blank = EvaluationPrompt::new("who", "\n");
         let message = fault(EditRequest { locality: [("near".to_owned(), vec![blank])].into(), ..EditRequest::new("a", "a", "b") });
         assert!(message.contains("locality near") && message.contains("who"), "{message}");
     }
 
     #[test]
     fn blank_parts_are_absent() {
-        let written = EditRequest { rephrase_prompt: Some(String::new()), ..EditRequest::new("{} is", " ", "x") };
+        let written = EditRequest { rephrase_prompts: vec![String::new()], ..EditRequest::new("{} is", " ", "x") };
         let request = CheckedRequest::new(written.clone()).unwrap();
-        assert_eq!((request.prompt(), request.rephrase_prompt(), request.written()), ("{} is", None, &written));
+        assert_eq!((request.prompt(), request.rephrase_prompts().count(), request.written()), ("{} is", 0, &written));
         assert!(request.subject().unwrap_err().to_string().contains("no subject"));
     }
 }

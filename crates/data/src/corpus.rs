@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use easyedit_core::{Error, Result};
 use serde_json::Value;
 
-use crate::file::{read_text, records};
+use crate::dataset::read_text;
+use crate::records::each_record;
 
 /// The text that is built in: paragraphs of Wikipedia articles from WikiText-2 (CC BY-SA 3.0; `text/README.md` names source and
 /// changes), with blank lines between them.
@@ -74,8 +75,10 @@ fn read_file(path: &Path) -> Result<Vec<String>> {
     let text = read_text(path)?;
     let mut documents = Vec::new();
     if ends_in(path, RECORD_ENDINGS) {
-        for (index, record) in records(&text).map_err(|message| Error::format(path, message))?.into_iter().enumerate() {
-            match record {
+        let mut records = Vec::new();
+        each_record(path, &text, &mut |_, record| records.push(record)).map_err(|message| Error::format(path, message))?;
+        for (index, record) in records.into_iter().enumerate() {
+            match record.map_err(|message| Error::format(path, format!("record {index}: {message}")))? {
                 Value::String(document) => documents.push(document),
                 Value::Object(mut record) => match record.remove("text").or_else(|| record.remove("Text")) {
                     Some(Value::String(document)) => documents.push(document),

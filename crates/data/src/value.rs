@@ -23,16 +23,6 @@ pub(crate) fn optional(map: &Map<String, Value>, key: &str) -> Result<Option<Str
     map.get(key).map_or(Ok(None), text).map_err(|e| format!("{key}: {e}"))
 }
 
-/// The text under the first of `keys` that holds one.
-pub(crate) fn first_of(map: &Map<String, Value>, keys: &[&str]) -> Result<Option<String>, String> {
-    for key in keys {
-        if let Some(found) = optional(map, key)? {
-            return Ok(Some(found));
-        }
-    }
-    Ok(None)
-}
-
 /// The text under `key`.
 pub(crate) fn required(map: &Map<String, Value>, key: &str) -> Result<String, String> {
     match map.get(key) {
@@ -47,4 +37,25 @@ pub(crate) fn list(value: &Value) -> Result<Vec<String>, String> {
         Value::Array(values) => values.iter().filter_map(|v| text(v).transpose()).collect(),
         one => Ok(text(one)?.into_iter().collect()),
     }
+}
+
+/// The wordings of an answer: the text itself, or all texts of a list of aliases, however deep, without repetitions.
+pub(crate) fn wordings(value: &Value) -> Result<Vec<String>, String> {
+    fn collect(value: &Value, all: &mut Vec<String>) -> Result<(), String> {
+        match value {
+            Value::Array(values) => values.iter().try_for_each(|value| collect(value, all)),
+            one => {
+                all.extend(text(one)?.filter(|text| !text.trim().is_empty() && !all.contains(text)));
+                Ok(())
+            }
+        }
+    }
+    let mut all = Vec::new();
+    collect(value, &mut all)?;
+    Ok(all)
+}
+
+/// The wordings under `key`; none if the key is missing.
+pub(crate) fn wordings_of(map: &Map<String, Value>, key: &str) -> Result<Vec<String>, String> {
+    map.get(key).map_or(Ok(Vec::new()), wordings).map_err(|e| format!("{key}: {e}"))
 }

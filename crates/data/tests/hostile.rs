@@ -105,7 +105,7 @@ proptest! {
             let path = dir.path().join(name);
             std::fs::write(&path, text).unwrap();
             match read_dataset(&path) {
-                Ok(dataset) => for request in dataset.requests {
+                Ok(dataset) => for request in dataset.requests() {
                     prop_assert!(!request.target_new.trim().is_empty());
                     for prompts in request.locality.values().chain(request.portability.values()) {
                         prop_assert!(prompts.iter().all(|p| !p.prompt.trim().is_empty() && !p.ground_truth.trim().is_empty()));

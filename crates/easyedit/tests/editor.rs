@@ -76,11 +76,11 @@ impl EditMethod for Swap {
 }
 
 fn requests() -> Vec<EditRequest> {
-    let near = |prompt: &str, answer: &str| EvaluationPrompt { prompt: prompt.into(), ground_truth: answer.into() };
+    let near = |prompt: &str, answer: &str| EvaluationPrompt::new(prompt, answer);
     vec![
         EditRequest {
             case_id: 10,
-            rephrase_prompt: Some("town of Gaul".into()),
+            rephrase_prompts: vec!["town of Gaul".into()],
             locality: BTreeMap::from([("neighborhood".to_owned(), vec![near("capital of Norway", "Oslo")])]),
             ..EditRequest::new("capital of France", "France", "New York")
         },

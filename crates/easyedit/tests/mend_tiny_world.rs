@@ -50,7 +50,7 @@ fn figures(name: &str, requests: &[EditRequest]) -> BTreeMap<String, f64> {
             (*held, *all) = (*held + usize::from(holds), *all + 1);
         };
         count("reliability", says(&*edited, checked.prompt(), checked.target_new()));
-        count("generalization", says(&*edited, request.rephrase_prompt.as_ref().unwrap(), checked.target_new()));
+        count("generalization", says(&*edited, &request.rephrase_prompts[0], checked.target_new()));
         for (kind, prompts) in &request.locality {
             for prompt in prompts {
                 let stays = best(&*edited, &prompt.prompt, &prompt.ground_truth).0 == best(&*model, &prompt.prompt, &prompt.ground_truth).0;

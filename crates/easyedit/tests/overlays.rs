@@ -123,7 +123,7 @@ fn method(size: f32, opening: &str) -> Nudge {
 }
 
 fn requests() -> Vec<EditRequest> {
-    let near = EvaluationPrompt { prompt: "Mill Bridge was built by".into(), ground_truth: "nobody".into() };
+    let near = EvaluationPrompt::new("Mill Bridge was built by", "nobody");
     ["Welsh", "Tarn"]
         .iter()
         .enumerate()

@@ -31,9 +31,8 @@ fn a_known_fact_is_changed_and_its_neighbour_kept() {
     let entry = registry.get("ROME").unwrap();
     let found = hparams::find(entry, &location.name, model.spec()).unwrap();
     let request = EditRequest {
-        rephrase_prompt: Some(rephrased.to_owned()),
-        locality: [("neighborhood".to_owned(), vec![EvaluationPrompt { prompt: neighbour.to_owned(), ground_truth: "Oslo".to_owned() }])]
-            .into(),
+        rephrase_prompts: vec![rephrased.to_owned()],
+        locality: [("neighborhood".to_owned(), vec![EvaluationPrompt::new(neighbour, "Oslo")])].into(),
         ..EditRequest::new(prompt, "France", "Rome")
     };
     let mut editor = Editor::new(

@@ -76,7 +76,7 @@ fn one_request_alone_and_among_others_is_answered_alike() {
     let requests: Vec<EditRequest> = PROMPTS
         .iter()
         .zip(["Welsh", "Bo Li", "nothing at all"])
-        .map(|(prompt, target)| EditRequest { rephrase_prompt: Some(format!("So {prompt}")), ..EditRequest::new(*prompt, "", target) })
+        .map(|(prompt, target)| EditRequest { rephrase_prompts: vec![format!("So {prompt}")], ..EditRequest::new(*prompt, "", target) })
         .collect();
     let all = ask(&*model, &requests);
     for (index, request) in requests.iter().enumerate() {

@@ -20,10 +20,10 @@ fn requests() -> Vec<EditRequest> {
         .enumerate()
         .map(|(case_id, (subject, relation, target))| EditRequest {
             case_id,
-            rephrase_prompt: Some(format!("It is said that {subject} {relation}")),
+            rephrase_prompts: vec![format!("It is said that {subject} {relation}")],
             locality: BTreeMap::from([(
                 "neighborhood".to_owned(),
-                vec![EvaluationPrompt { prompt: format!("Jean Roux {relation}"), ground_truth: "nothing at all".into() }],
+                vec![EvaluationPrompt::new(format!("Jean Roux {relation}"), "nothing at all")],
             )]),
             ..EditRequest::new(format!("{subject} {relation}"), *subject, *target)
         })

@@ -35,7 +35,7 @@ fn the_datasets_are_read_as_the_requests_they_were_made_from() {
     for file in ["zsre.json", "counterfact.json"] {
         for (read, request) in read(file).iter().zip(&requests) {
             assert_eq!((&read.prompt, &read.subject, &read.target_new), (&request.prompt, &request.subject, &request.target_new), "{file}");
-            assert_eq!((&read.ground_truth, &read.rephrase_prompt), (&request.ground_truth, &request.rephrase_prompt), "{file}");
+            assert_eq!((&read.ground_truth, &read.rephrase_prompts), (&request.ground_truth, &request.rephrase_prompts), "{file}");
             assert_eq!(read.locality["neighborhood"][0], request.locality["neighborhood"][0], "{file}");
         }
     }

@@ -25,15 +25,24 @@ pub struct Evaluation {
 struct Question {
     case_id: usize,
     prompt: String,
-    answer: String,
+    /// Its wordings; the first is the one that is scored token by token.
+    answer: Vec<String>,
+    /// Tokens of the longest wording.
+    answer_tokens: usize,
     tokens: TargetTokens,
+}
+
+impl Question {
+    fn target(&self) -> &str {
+        self.answer.first().map(String::as_str).unwrap_or_default()
+    }
 }
 
 /// Indices into [`Evaluation::questions`].
 #[derive(Clone, Debug)]
 struct RequestQuestions {
     rewrite: usize,
-    rephrase: Option<usize>,
+    rephrase: Vec<usize>,
     locality: BTreeMap<String, Vec<usize>>,
     portability: BTreeMap<String, Vec<usize>>,
 }
@@ -41,7 +50,7 @@ struct RequestQuestions {
 impl RequestQuestions {
     fn all(&self) -> impl Iterator<Item = usize> {
         let named = self.locality.values().chain(self.portability.values()).flatten().copied();
-        [self.rewrite].into_iter().chain(self.rephrase).chain(named)
+        [self.rewrite].into_iter().chain(self.rephrase.iter().copied()).chain(named)
     }
 }
 
@@ -49,7 +58,7 @@ impl RequestQuestions {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answers {
     rewrite: Answer,
-    rephrase: Option<Answer>,
+    rephrase: Vec<Answer>,
     locality: BTreeMap<String, Vec<Answer>>,
     portability: BTreeMap<String, Vec<Answer>>,
 }
@@ -78,17 +87,16 @@ impl Evaluation {
             Self { tokenizer: model.tokenizer().clone(), questions: Vec::new(), requests: Vec::with_capacity(requests.len()) };
         let mut known = HashMap::new();
         for request in requests {
-            let mut add = |role: &str, prompt: &str, answer: &str| evaluation.add(model, &mut known, request, role, prompt, answer);
-            let rewrite = add("prompt", request.prompt(), request.target_new())?;
-            let rephrase = match request.rephrase_prompt() {
-                Some(prompt) => Some(add("rephrase_prompt", prompt, request.target_new())?),
-                None => None,
-            };
+            let mut add = |role: &str, prompt: &str, answer: Vec<String>| evaluation.add(model, &mut known, request, role, prompt, answer);
+            let target = || request.targets().map(str::to_owned).collect::<Vec<String>>();
+            let rewrite = add("prompt", request.prompt(), target())?;
+            let rephrase = request.rephrase_prompts().map(|prompt| add("rephrase_prompt", prompt, target())).collect::<Result<_>>()?;
             let mut named = |kind: &str, groups: &BTreeMap<String, Vec<EvaluationPrompt>>| {
                 let mut indices = BTreeMap::new();
                 for (name, prompts) in groups {
                     let role = format!("{kind} {name}");
-                    let all: Result<Vec<usize>> = prompts.iter().map(|p| add(&role, &p.prompt, &p.ground_truth)).collect();
+                    let answer = |p: &EvaluationPrompt| std::iter::once(&p.ground_truth).chain(&p.aliases).cloned().collect();
+                    let all: Result<Vec<usize>> = prompts.iter().map(|p| add(&role, &p.prompt, answer(p))).collect();
                     indices.insert(name.clone(), all?);
                 }
                 Ok::<_, easyedit_core::Error>(indices)
@@ -103,19 +111,23 @@ impl Evaluation {
     fn add(
         &mut self,
         model: &dyn Predictor,
-        known: &mut HashMap<(String, String), usize>,
+        known: &mut HashMap<(String, Vec<String>), usize>,
         request: &CheckedRequest,
         role: &str,
         prompt: &str,
-        answer: &str,
+        answer: Vec<String>,
     ) -> Result<usize> {
-        let key = (prompt.to_owned(), answer.to_owned());
+        let key = (prompt.to_owned(), answer);
         if let Some(index) = known.get(&key) {
             return Ok(*index);
         }
-        let tokens = encode_with_target(model, prompt, answer).map_err(|e| request.error(format!("{role}: {e}")))?;
+        let target = key.1.first().map(String::as_str).unwrap_or_default();
+        let tokens = encode_with_target(model, prompt, target).map_err(|e| request.error(format!("{role}: {e}")))?;
+        let wordings = key.1.iter().skip(1).filter_map(|wording| encode_with_target(model, prompt, wording).ok());
+        let answer_tokens = wordings.map(|wording| wording.target().len()).fold(tokens.target().len(), usize::max);
         let index = self.questions.len();
-        self.questions.push(Question { case_id: request.case_id(), prompt: key.0.clone(), answer: key.1.clone(), tokens });
+        let (prompt, answer) = key.clone();
+        self.questions.push(Question { case_id: request.case_id(), prompt, answer, answer_tokens, tokens });
         known.insert(key, index);
         Ok(index)
     }
@@ -162,7 +174,7 @@ impl Evaluation {
             .filter_map(|request| {
                 Some(Answers {
                     rewrite: one(&request.rewrite)?,
-                    rephrase: request.rephrase.as_ref().and_then(one),
+                    rephrase: request.rephrase.iter().filter_map(one).collect(),
                     locality: named(&request.locality),
                     portability: named(&request.portability),
                 })
@@ -175,7 +187,7 @@ impl Evaluation {
         // A model that reads its prompts in a context reads other tokens than those the questions were encoded to.
         let tokens = asked.iter().map(|question| match model.prompt_text(&question.prompt) {
             Cow::Borrowed(_) => Ok(Cow::Borrowed(&question.tokens)),
-            Cow::Owned(_) => encode_with_target(model, &question.prompt, &question.answer).map(Cow::Owned),
+            Cow::Owned(_) => encode_with_target(model, &question.prompt, question.target()).map(Cow::Owned),
         });
         let tokens = tokens.collect::<Result<Vec<Cow<'_, TargetTokens>>>>()?;
         for (question, tokens) in asked.iter().zip(&tokens) {
@@ -192,7 +204,8 @@ impl Evaluation {
             }
         }
         let sequences: Vec<&TargetTokens> = tokens.iter().map(|tokens| &**tokens).collect();
-        let (prompts, place_of) = shared_prompts(&sequences, limit);
+        let lengths: Vec<usize> = asked.iter().map(|question| question.answer_tokens + EXTRA_TOKENS).collect();
+        let (prompts, place_of) = shared_prompts(&sequences, &lengths, limit);
         progress.begin("evaluate", Some((asked.len() + prompts.len()) as u64));
         let heard = model.score(&sequences, progress).and_then(|scores| Ok((scores, continuations(model, &prompts, progress)?)));
         progress.end();
@@ -201,8 +214,9 @@ impl Evaluation {
         for ((question, score), place) in asked.iter().zip(scores).zip(place_of) {
             let TargetScore { target, predicted, .. } = score;
             let continuation = spoken.get(place).map(Vec::as_slice).unwrap_or_default();
-            let read = continuation.len().min(target.len() + EXTRA_TOKENS);
-            let says_answer = begins_with_words(&self.tokenizer.decode(&continuation[..read])?, &question.answer);
+            let read = continuation.len().min(question.answer_tokens + EXTRA_TOKENS);
+            let text = self.tokenizer.decode(&continuation[..read])?;
+            let says_answer = question.answer.iter().any(|wording| begins_with_words(&text, wording));
             let continuation = continuation[..continuation.len().min(target.len())].to_vec();
             answers.push(Answer { target, predicted, continuation, says_answer });
         }
@@ -217,7 +231,7 @@ impl Answers {
         self.score(before, |answer| share(&answer.predicted, &answer.target), |now, then| share(&now.predicted, &then.predicted))
     }
 
-    /// Scores by free greedy decoding, 0 or 1: the continuation begins with the answer in whole words. Locality: as many tokens as the
+    /// Scores by free greedy decoding, 0 or 1: the continuation begins with the answer, in any of its wordings, in whole words. Locality: as many tokens as the
     /// ground truth has are continued as the model before the edit did.
     pub fn free_metrics(&self, before: Option<&Self>) -> Metrics {
         let sign = |yes: bool| if yes { 1.0 } else { 0.0 };
@@ -240,14 +254,14 @@ impl Answers {
 }
 
 /// The prompts that differ, each with the number of tokens to continue it by, and for every sequence the place of its prompt: questions that
-/// differ in the answer alone share a continuation. `limit` is the number of a model's positions.
-fn shared_prompts<'a>(sequences: &[&'a TargetTokens], limit: usize) -> (Vec<(TokenSlice<'a>, usize)>, Vec<usize>) {
+/// differ in the answer alone share a continuation, as long as the longest of their `lengths`. `limit` is the number of a model's positions.
+fn shared_prompts<'a>(sequences: &[&'a TargetTokens], lengths: &[usize], limit: usize) -> (Vec<(TokenSlice<'a>, usize)>, Vec<usize>) {
     let mut prompts: Vec<(TokenSlice<'_>, usize)> = Vec::new();
     let mut places: HashMap<TokenSlice<'_>, usize> = HashMap::new();
     let mut place_of = Vec::with_capacity(sequences.len());
-    for tokens in sequences {
+    for (tokens, length) in sequences.iter().zip(lengths) {
         let prompt = tokens.prompt();
-        let new = (tokens.target().len() + EXTRA_TOKENS).min(limit.saturating_sub(tokens.start));
+        let new = (*length).min(limit.saturating_sub(tokens.start));
         let place = *places.entry(prompt).or_insert_with(|| {
             prompts.push((prompt, 0));
             prompts.len() - 1
@@ -329,7 +343,7 @@ mod tests {
             let [a, b, c] = [0, 1, 2].map(|index: usize| questions[index].tokens.prompt());
             assert!(a.ids() == b.ids() && a != b && a == c, "{family}");
             let tokens: Vec<&TargetTokens> = questions.iter().map(|question| &question.tokens).collect();
-            let (prompts, place_of) = shared_prompts(&tokens, model.spec().max_positions);
+            let (prompts, place_of) = shared_prompts(&tokens, &[6; 3], model.spec().max_positions);
             assert_eq!((prompts.len(), place_of), (2, vec![0, 1, 0]), "{family}");
 
             let asked: Vec<&Question> = questions.iter().take(2).collect();

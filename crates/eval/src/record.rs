@@ -83,11 +83,16 @@ fn easyedit_form<S: Serializer>(request: &EditRequest, serializer: S) -> Result<
     let mut map = Map::new();
     map.insert("prompt".into(), json!(request.filled_prompt()));
     map.insert("target_new".into(), json!(request.target_new));
-    let optional = [("ground_truth", &request.ground_truth), ("subject", &request.subject), ("rephrase_prompt", &request.rephrase_prompt)];
+    let optional = [("ground_truth", &request.ground_truth), ("subject", &request.subject)];
     for (key, value) in optional {
         if let Some(value) = value {
             map.insert(key.into(), json!(value));
         }
+    }
+    match request.rephrase_prompts.as_slice() {
+        [] => {}
+        [one] => _ = map.insert("rephrase_prompt".into(), json!(one)),
+        more => _ = map.insert("rephrase_prompt".into(), json!(more)),
     }
     map.insert("portability".into(), prompts_form(&request.portability));
     map.insert("locality".into(), prompts_form(&request.locality));

@@ -12,13 +12,13 @@ use easyedit_eval::{Answers, Evaluation};
 use toy::{SUCCESSORS, Toy, WEIGHT, id};
 
 fn prompts(pairs: &[(&str, &str)]) -> Vec<EvaluationPrompt> {
-    pairs.iter().map(|(prompt, answer)| EvaluationPrompt { prompt: (*prompt).into(), ground_truth: (*answer).into() }).collect()
+    pairs.iter().map(|(prompt, answer)| EvaluationPrompt::new(*prompt, *answer)).collect()
 }
 
 fn request() -> EditRequest {
     EditRequest {
         case_id: 5,
-        rephrase_prompt: Some("town of Gaul".into()),
+        rephrase_prompts: vec!["town of Gaul".into()],
         locality: BTreeMap::from([
             ("far".to_owned(), prompts(&[("capital of Norway", "Oslo"), ("town of Gaul", "Paris .")])),
             ("wrong".to_owned(), prompts(&[("capital of Germany", "Rome")])),
@@ -126,7 +126,7 @@ fn an_edit_request_without_extras_has_no_rephrase_and_empty_maps() {
 fn bad_questions_are_errors_that_name_the_request() {
     let model = Toy::new();
     let mut long = request();
-    long.rephrase_prompt = Some("of ".repeat(toy::POSITIONS));
+    long.rephrase_prompts = vec!["of ".repeat(toy::POSITIONS)];
     let message = Evaluation::new(&model, &CheckedRequest::all([long]).unwrap()).unwrap().ask(&model, &Silent).unwrap_err().to_string();
     assert!(message.contains("request 5") && message.contains("24 positions"), "{message}");
 }

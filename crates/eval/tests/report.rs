@@ -9,7 +9,7 @@ use easyedit_eval::{FreeDecoding, Metrics, Record, ReportWriter, RunInfo, Second
 use serde_json::{Value, json};
 
 fn record(case_id: usize, score: f64) -> Record {
-    let prompt = |prompt: &str| EvaluationPrompt { prompt: prompt.into(), ground_truth: "x".into() };
+    let prompt = |prompt: &str| EvaluationPrompt::new(prompt, "x");
     let metrics = Metrics { rewrite_acc: vec![score], portability: Some(BTreeMap::new()), ..Metrics::default() };
     Record {
         pre: Metrics { rewrite_acc: vec![0.0], ..metrics.clone() },

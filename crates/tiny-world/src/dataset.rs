@@ -10,7 +10,7 @@ pub(crate) fn zsre(request: &EditRequest) -> Value {
         "case_id": request.case_id,
         "subject": request.subject,
         "src": request.prompt,
-        "rephrase": request.rephrase_prompt,
+        "rephrase": request.rephrase_prompts.first(),
         "pred": request.ground_truth,
         "answers": [request.ground_truth],
         "alt": request.target_new,
@@ -39,7 +39,7 @@ pub(crate) fn counterfact(request: &EditRequest) -> Value {
         "target_new": request.target_new,
         "subject": request.subject,
         "ground_truth": request.ground_truth,
-        "rephrase_prompt": request.rephrase_prompt,
+        "rephrase_prompt": request.rephrase_prompts.first(),
         "locality_prompt": neighbour.map(|n| &n.prompt),
         "locality_ground_truth": neighbour.map(|n| &n.ground_truth),
     })

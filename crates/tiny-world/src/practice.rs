@@ -65,8 +65,8 @@ impl World {
             for (number, wording) in fact.trained.iter().enumerate() {
                 // One record says what stays; those of one prompt count as one fact.
                 let locality = if number == 0 { stays(fact, &known, &mut rng) } else { BTreeMap::new() };
-                let rephrase_prompt = Some(wording.clone());
-                train.push(EditRequest { rephrase_prompt, locality, portability: BTreeMap::new(), ..request.clone() });
+                let rephrase_prompts = vec![wording.clone()];
+                train.push(EditRequest { rephrase_prompts, locality, portability: BTreeMap::new(), ..request.clone() });
             }
         }
         for request in &rest {
@@ -89,7 +89,7 @@ impl World {
             return Vec::new();
         }
         let [prompt, wordings @ ..] = fact.relation.templates else { return Vec::new() };
-        let staying = [fact, other].map(|fact| EvaluationPrompt { prompt: fact.prompt.clone(), ground_truth: fact.object.clone() });
+        let staying = [fact, other].map(|fact| EvaluationPrompt::new(&fact.prompt, &fact.object));
         let mut locality = BTreeMap::from([("same_name".to_owned(), staying.to_vec())]);
         let wordings: Vec<&&str> = wordings.choose_multiple(rng, INVENTED_WORDINGS).collect();
         let record = |wording: &&&str| EditRequest {
@@ -98,9 +98,10 @@ impl World {
             target_new: request.target_new.clone(),
             ground_truth: None,
             subject: Some(subject.clone()),
-            rephrase_prompt: Some(fill(wording, &subject)),
+            rephrase_prompts: vec![fill(wording, &subject)],
             locality: std::mem::take(&mut locality),
             portability: BTreeMap::new(),
+            ..EditRequest::default()
         };
         wordings.iter().map(record).collect()
     }
@@ -124,7 +125,7 @@ fn stays(fact: &Fact, known: &[&Fact], rng: &mut ChaCha8Rng) -> BTreeMap<String,
         let chosen: Vec<&&Fact> = facts.choose_multiple(rng, count).copied().collect();
         let texts = chosen.into_iter().map(|fact| {
             let prompt = fact.trained.choose(rng).unwrap_or(&fact.prompt).clone();
-            EvaluationPrompt { prompt, ground_truth: fact.object.clone() }
+            EvaluationPrompt::new(prompt, &fact.object)
         });
         let texts: Vec<EvaluationPrompt> = texts.collect();
         if !texts.is_empty() {

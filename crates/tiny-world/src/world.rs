@@ -105,7 +105,7 @@ impl World {
     pub(crate) fn second_hop(&self, relation: &Relation, subject: &str, object: &str) -> Option<EvaluationPrompt> {
         let (template, next) = relation.two_hop?;
         let ground_truth = self.object(next, object)?.to_owned();
-        Some(EvaluationPrompt { prompt: fill(template, subject), ground_truth })
+        Some(EvaluationPrompt::new(fill(template, subject), ground_truth))
     }
 
     /// Every sentence models are trained on.
@@ -152,7 +152,7 @@ impl World {
         neighbours.shuffle(rng);
         distant.shuffle(rng);
         neighbours.extend(distant);
-        let prompt = |prompt: &str, ground_truth: &str| EvaluationPrompt { prompt: prompt.into(), ground_truth: ground_truth.into() };
+        let prompt = |prompt: &str, ground_truth: &str| EvaluationPrompt::new(prompt, ground_truth);
         let neighborhood = neighbours.iter().take(NEIGHBOURS).map(|f| prompt(&f.prompt, &f.object)).collect();
 
         let mut portability = BTreeMap::new();
@@ -171,9 +171,10 @@ impl World {
             target_new,
             ground_truth: Some(object.clone()),
             subject: Some(subject.clone()),
-            rephrase_prompt: fact.held_out.first().cloned(),
+            rephrase_prompts: fact.held_out.first().cloned().into_iter().collect(),
             locality: BTreeMap::from([("neighborhood".to_owned(), neighborhood)]),
             portability,
+            ..EditRequest::default()
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn run(data: &[u8]) -> bool {
     let records = file(&path, "records.json", data);
     let dataset = read_dataset(&records);
     if let Ok(dataset) = &dataset {
-        for request in dataset.requests.iter().take(USED) {
+        for request in dataset.requests().take(USED) {
             let _ = request.filled_prompt();
             let checked = CheckedRequest::new(request.clone());
             if let Ok(prompt) = checked.as_ref().map_err(|_| ()).and_then(|checked| checked.subject().map_err(|_| ())) {

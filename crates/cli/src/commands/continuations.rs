@@ -22,7 +22,7 @@ impl Watched {
     /// The prompts that a request brings along.
     pub(super) fn of(request: &EditRequest) -> Vec<Self> {
         let target = &request.target_new;
-        let rephrased = request.rephrase_prompt.iter().filter(|prompt| !prompt.trim().is_empty());
+        let rephrased = request.rephrase_prompts.iter().filter(|prompt| !prompt.trim().is_empty());
         let mut watched = vec![Self { role: Role::Edited, prompt: request.filled_prompt(), answer: target.clone() }];
         watched.extend(rephrased.map(|p| Self { role: Role::Paraphrase, prompt: p.clone(), answer: target.clone() }));
         for one in request.locality.values().flatten() {

@@ -46,10 +46,10 @@ const DEMO: Demo = Demo {
 impl Demo {
     fn request(&self) -> EditRequest {
         let neighbours = self.neighbours.iter();
-        let neighbours = neighbours.map(|(prompt, answer)| EvaluationPrompt { prompt: (*prompt).into(), ground_truth: (*answer).into() });
+        let neighbours = neighbours.map(|(prompt, answer)| EvaluationPrompt::new(*prompt, *answer));
         EditRequest {
             ground_truth: Some(self.known.into()),
-            rephrase_prompt: self.paraphrases.first().map(|text| (*text).into()),
+            rephrase_prompts: self.paraphrases.first().map(|text| (*text).into()).into_iter().collect(),
             locality: BTreeMap::from([(LOCALITY.to_owned(), neighbours.collect())]),
             ..EditRequest::new(self.prompt, self.subject, self.target)
         }

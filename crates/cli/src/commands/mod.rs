@@ -2,6 +2,7 @@
 
 mod apply;
 mod continuations;
+mod data;
 mod demo;
 mod destination;
 mod edit;
@@ -96,6 +97,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<()> {
         Command::Edit(arguments) => edit::run(context, &arguments),
         Command::Generate(arguments) => generate::run(context, &arguments),
         Command::Perplexity(arguments) => perplexity::run(context, &arguments),
+        Command::Data(arguments) => data::run(context, &arguments),
         Command::Apply(arguments) => apply::run(context, &arguments),
         Command::Revert(arguments) => revert::run(context, &arguments),
         Command::Forget(arguments) => forget::run(context, &arguments),

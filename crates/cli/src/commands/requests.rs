@@ -23,12 +23,12 @@ fn of_flags(arguments: &EditArguments, prompt: &str) -> EditRequest {
         prompt: prompt.to_owned(),
         subject: arguments.subject.clone(),
         target_new: arguments.target.clone().unwrap_or_default(),
-        rephrase_prompt: arguments.rephrase.clone(),
+        rephrase_prompts: arguments.rephrase.iter().cloned().collect(),
         ..EditRequest::default()
     };
     if !arguments.locality.is_empty() {
         let prompts = arguments.locality.iter();
-        let prompts = prompts.map(|(prompt, answer)| EvaluationPrompt { prompt: prompt.clone(), ground_truth: answer.clone() });
+        let prompts = prompts.map(|(prompt, answer)| EvaluationPrompt::new(prompt.clone(), answer.clone()));
         request.locality.insert(LOCALITY.to_owned(), prompts.collect());
     }
     request

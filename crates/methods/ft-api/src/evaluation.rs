@@ -35,7 +35,7 @@ pub(crate) type Answers = BTreeMap<String, String>;
 pub(crate) fn prompts(requests: &[CheckedRequest]) -> Vec<String> {
     let mut prompts = BTreeSet::new();
     for request in requests {
-        prompts.extend([request.prompt()].into_iter().chain(request.rephrase_prompt()));
+        prompts.extend([request.prompt()].into_iter().chain(request.rephrase_prompts()));
         let named = request.locality().values().chain(request.portability().values());
         prompts.extend(named.flatten().map(|one| one.prompt.as_str()));
     }
@@ -140,7 +140,7 @@ fn metrics(request: &CheckedRequest, answers: &Answers, base: Option<&Answers>) 
     };
     Metrics {
         rewrite_acc: vec![says(request.prompt(), request.target_new())],
-        rephrase_acc: request.rephrase_prompt().iter().map(|prompt| says(prompt, request.target_new())).collect(),
+        rephrase_acc: request.rephrase_prompts().map(|prompt| says(prompt, request.target_new())).collect(),
         locality: base
             .map(|base| each(request.locality(), &|one| sign(stays(of(base, &one.prompt), of(answers, &one.prompt), &one.ground_truth)))),
         portability: Some(each(request.portability(), &|one| says(&one.prompt, &one.ground_truth))),
@@ -193,8 +193,8 @@ mod tests {
     #[test]
     fn prompts_are_asked_once_and_none_is_blank() {
         let mut request = EditRequest::new("{} is in", "The Louvre", "Rome");
-        request.rephrase_prompt = Some("The Louvre is in".into());
-        request.locality.insert("near".into(), vec![EvaluationPrompt { prompt: "Oslo is in".into(), ground_truth: "Norway".into() }]);
+        request.rephrase_prompts = vec!["The Louvre is in".into()];
+        request.locality.insert("near".into(), vec![EvaluationPrompt::new("Oslo is in", "Norway")]);
         let request = CheckedRequest::new(request).unwrap();
         assert_eq!(prompts(&[request.clone(), request]), ["Oslo is in", "The Louvre is in"]);
     }

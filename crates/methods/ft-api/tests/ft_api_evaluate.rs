@@ -32,13 +32,13 @@ fn server() -> Server {
 }
 
 fn ask(prompt: &str, ground_truth: &str) -> EvaluationPrompt {
-    EvaluationPrompt { prompt: prompt.into(), ground_truth: ground_truth.into() }
+    EvaluationPrompt::new(prompt, ground_truth)
 }
 
 fn request() -> CheckedRequest {
     CheckedRequest::new(EditRequest {
         case_id: 3,
-        rephrase_prompt: Some(REPHRASED.into()),
+        rephrase_prompts: vec![REPHRASED.into()],
         locality: BTreeMap::from([("near".into(), vec![ask(KREMLIN, "Moscow"), ask(ATOMIUM, "Brussels")])]),
         portability: BTreeMap::from([("hop".into(), vec![ask(SPOKEN, "Italian")])]),
         ..EditRequest::new(EIFFEL, "The Eiffel Tower", "Rome")

@@ -47,7 +47,7 @@ pub fn demonstrations_of(records: &[CheckedRequest]) -> Vec<Demonstration> {
         let fact = join_target(request.prompt(), request.target_new());
         let mut add = |kind: Kind, shown: &str| all.push(Demonstration { text: shown_with(&fact, shown), kind, record });
         add(Kind::Copy, &fact);
-        if let Some(rephrased) = request.rephrase_prompt() {
+        if let Some(rephrased) = request.rephrase_prompts().next() {
             add(Kind::Update, &join_target(rephrased, request.target_new()));
         }
         if let Some(other) = request.locality().values().flatten().next() {
@@ -80,13 +80,13 @@ mod tests {
 
     #[test]
     fn a_record_makes_up_to_three_strings_of_easyedits_form() {
-        let near = EvaluationPrompt { prompt: "The capital of Norway is".into(), ground_truth: "Oslo".into() };
+        let near = EvaluationPrompt::new("The capital of Norway is", "Oslo");
         let whole = EditRequest {
-            rephrase_prompt: Some("France is ruled from".into()),
+            rephrase_prompts: vec!["France is ruled from".into()],
             locality: BTreeMap::from([("neighborhood".to_owned(), vec![near])]),
             ..EditRequest::new("The capital of {} is", "France", "Rome")
         };
-        let bare = EditRequest { rephrase_prompt: Some(" ".into()), ..EditRequest::new("Ada speaks", "Ada", " Welsh") };
+        let bare = EditRequest { rephrase_prompts: vec![" ".into()], ..EditRequest::new("Ada speaks", "Ada", " Welsh") };
         let all = demonstrations_of(&CheckedRequest::all([whole, bare]).unwrap());
         let texts: Vec<&str> = all.iter().map(|one| one.text.as_str()).collect();
         assert_eq!(

@@ -17,7 +17,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The answer of `request`, also to its rephrased prompt if `rephrased`. If the request gives none, it is what the model says, in as
+    /// The answer of `request`, also to its rephrased prompts if `rephrased`. If the request gives none, it is what the model says, in as
     /// many tokens as the new answer has.
     ///
     /// # Errors
@@ -26,7 +26,7 @@ impl Answer {
     pub(crate) fn of(model: &dyn LanguageModel, request: &CheckedRequest, rephrased: bool) -> Result<Self> {
         let named = |error: easyedit_core::Error| request.error(error.to_string());
         let mut prompts = vec![request.prompt().to_owned()];
-        prompts.extend(request.rephrase_prompt().filter(|_| rephrased).map(str::to_owned));
+        prompts.extend(request.rephrase_prompts().filter(|_| rephrased).map(str::to_owned));
         if let Some(text) = request.ground_truth().map(str::trim).filter(|text| *text != NO_ANSWER) {
             let prompts = prompts.iter().map(|prompt| encode_with_target(model, prompt, text));
             let prompts = prompts.collect::<Result<_>>().map_err(named)?;

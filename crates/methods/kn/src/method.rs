@@ -126,7 +126,7 @@ impl Kn {
                 "steps is 1: each attribution is one derivative, taken at the whole activation (EasyEdit takes it at 0); the paper's are 20"
             );
         }
-        if self.hparams.refine && requests.iter().any(|request| request.rephrase_prompt().is_none()) {
+        if self.hparams.refine && requests.iter().any(|request| request.rephrase_prompts().next().is_none()) {
             tracing::warn!("refine compares the neurons of several prompts, and a request without rephrase_prompt has one");
         }
     }

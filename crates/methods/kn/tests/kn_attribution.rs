@@ -339,7 +339,7 @@ fn patches_scale_the_neurons_are_kept_in_files_and_can_be_taken_apart() {
 fn refining_takes_the_neurons_that_prompts_share() {
     let model = tiny_model("llama", 25).unwrap();
     let with = |refine, p| {
-        let request = EditRequest { rephrase_prompt: Some("Peru has the capital".into()), ..request() };
+        let request = EditRequest { rephrase_prompts: vec!["Peru has the capital".into()], ..request() };
         let hparams = KnHparams { refine, p, max_neurons: None, adaptive_threshold: 0.1, ..hparams(&*model, KnMode::Suppress) };
         let made = edit(&*model, hparams, request);
         let count = made.diagnostics[0]["neurons"].as_array().unwrap().len();

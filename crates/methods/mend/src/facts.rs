@@ -60,7 +60,7 @@ impl Facts {
             });
             let Some(fact) = facts.get_mut(number) else { continue };
             put(&mut fact.targets, written.target_new.trim());
-            if let Some(rephrase) = written.rephrase_prompt.as_deref().filter(|rephrase| !rephrase.trim().is_empty()) {
+            for rephrase in record.rephrase_prompts() {
                 put(&mut fact.rephrases, rephrase);
             }
             let truth = written.ground_truth.as_deref().map(str::trim).filter(|truth| !truth.is_empty() && *truth != "<|endoftext|>");

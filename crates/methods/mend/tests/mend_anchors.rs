@@ -19,8 +19,8 @@ fn records() -> Vec<CheckedRequest> {
     let facts = [("France", "Paris", "Rome"), ("Peru", "Lima", "Oslo"), ("Japan", "Tokyo", "Lima"), ("Chad", "N'Djamena", "Rome")];
     let record = |(country, truth, target): &(&str, &str, &str)| EditRequest {
         ground_truth: Some((*truth).into()),
-        rephrase_prompt: Some(format!("{country} is governed from")),
-        locality: [("other".into(), vec![EvaluationPrompt { prompt: "Two and two are".into(), ground_truth: "four".into() }])].into(),
+        rephrase_prompts: vec![format!("{country} is governed from")],
+        locality: [("other".into(), vec![EvaluationPrompt::new("Two and two are", "four")])].into(),
         ..EditRequest::new(format!("The capital of {country} is"), *country, *target)
     };
     CheckedRequest::all(facts.iter().map(record)).unwrap()
@@ -38,7 +38,7 @@ fn example(model: &dyn LanguageModel, record: &CheckedRequest, loc: &str) -> Edi
     };
     EditExample {
         inner: vec![row(record.prompt(), record.target_new())],
-        outer: vec![row(record.written().rephrase_prompt.as_ref().unwrap(), record.target_new())],
+        outer: vec![row(&record.written().rephrase_prompts[0], record.target_new())],
         loc: vec![row(loc, "four")],
         near: 0,
     }

@@ -53,7 +53,7 @@ impl Example {
             prompt: request.prompt().to_owned(),
             target: request.target_new().trim().to_owned(),
             subject: request.subject().ok().map(|split| split.subject().to_owned()),
-            rephrase: request.rephrase_prompt().map(str::to_owned),
+            rephrase: request.rephrase_prompts().next().map(str::to_owned),
             locality: locality.map(|one| Question { prompt: one.prompt.clone(), answer: one.ground_truth.clone() }).collect(),
         }
     }
@@ -256,8 +256,8 @@ mod tests {
 
     fn examples(hparams: &SeracHparams) -> Examples {
         let request = |subject: &str, target: &str, rephrase: &str| EditRequest {
-            rephrase_prompt: Some(rephrase.into()),
-            locality: [("near".into(), vec![EvaluationPrompt { prompt: "Bruno speaks".into(), ground_truth: "Dutch".into() }])].into(),
+            rephrase_prompts: vec![rephrase.into()],
+            locality: [("near".into(), vec![EvaluationPrompt::new("Bruno speaks", "Dutch")])].into(),
             ..EditRequest::new("The mother tongue of {} is", subject, target)
         };
         let requests = [request("Ada", "Welsh", "Ada speaks"), request("the Otter", "Latin", "The Otter grew up with")];

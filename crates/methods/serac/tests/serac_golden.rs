@@ -43,9 +43,8 @@ impl Golden {
         let facts = self.info["facts"].as_array().unwrap().iter().enumerate();
         let requests = facts.map(|(case_id, fact)| EditRequest {
             case_id,
-            rephrase_prompt: Some(of(fact, "rephrase")),
-            locality: [("near".to_owned(), vec![EvaluationPrompt { prompt: of(fact, "loc"), ground_truth: of(fact, "loc_answer") }])]
-                .into(),
+            rephrase_prompts: vec![of(fact, "rephrase")],
+            locality: [("near".to_owned(), vec![EvaluationPrompt::new(of(fact, "loc"), of(fact, "loc_answer"))])].into(),
             ..EditRequest::new(of(fact, "prompt"), "", of(fact, "target"))
         });
         CheckedRequest::all(requests).unwrap()
@@ -159,7 +158,7 @@ fn the_scope_loss_and_its_gradients_are_the_reference() {
         let pairs = records.iter().flat_map(|one| records.iter().map(move |memory| (query(one), memory.prompt())));
         tensor_values(&classifier.log_scores(&pairs.collect::<Vec<_>>()).unwrap()).unwrap()
     };
-    let positive = of(|record| record.rephrase_prompt().unwrap());
+    let positive = of(|record| record.rephrase_prompts().next().unwrap());
     let negative = of(|record| &record.locality()["near"][0].prompt);
     for (got, name) in [(positive, "train.log_sims_positive"), (negative, "train.log_sims_negative")] {
         let want = golden.tensor(name).unwrap();

@@ -14,8 +14,8 @@ use support::{Given, hparams, networks, session};
 fn records() -> Vec<CheckedRequest> {
     let record = |case_id, subject: &str, target: &str, rephrase: &str| EditRequest {
         case_id,
-        rephrase_prompt: Some(rephrase.into()),
-        locality: [("near".into(), vec![EvaluationPrompt { prompt: "Bruno speaks".into(), ground_truth: "Dutch".into() }])].into(),
+        rephrase_prompts: vec![rephrase.into()],
+        locality: [("near".into(), vec![EvaluationPrompt::new("Bruno speaks", "Dutch")])].into(),
         ..EditRequest::new("The tongue of {} is", subject, target)
     };
     let records = [

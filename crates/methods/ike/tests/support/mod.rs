@@ -84,10 +84,10 @@ pub(crate) fn records(count: usize) -> Vec<EditRequest> {
         let mut request = EditRequest::new(format!("{subject} lives in"), subject.clone(), place);
         request.case_id = i;
         if i % 3 != 2 {
-            request.rephrase_prompt = Some(format!("The home of {subject} is"));
+            request.rephrase_prompts = vec![format!("The home of {subject} is")];
         }
         if i % 4 != 3 {
-            let near = EvaluationPrompt { prompt: format!("{} lives in", NAMES[(i + 3) % 8]), ground_truth: PLACES[(i + 1) % 6].into() };
+            let near = EvaluationPrompt::new(format!("{} lives in", NAMES[(i + 3) % 8]), PLACES[(i + 1) % 6]);
             request.locality = BTreeMap::from([("neighborhood".to_owned(), vec![near])]);
         }
         request
