@@ -66,7 +66,7 @@ fn a_training_writes_an_archive_and_unknown_keys_are_told_before_it_begins() {
     let key = format!("{TRAINING}early_stop_key: edit/ac_val\n");
     command(&key, "out").fails(1, &["early_stop_key", "edit/ac_val", "edit/acc_val"]);
     command(&format!("{TRAINING}archive: nowhere\n"), "out").fails(1, &["archive", "nowhere"]);
-    command(&format!("{TRAINING}small_nam: x\n"), "out").fails(1, &["small_nam", "small_name"]);
+    command(&format!("{TRAINING}smallname: x\n"), "out").fails(1, &["smallname", "small_name"]);
     let trained = command(TRAINING, "out").success().json()["trained"].as_str().unwrap().to_owned();
     let edit = "alg_name: SERAC\ncls_name: tiny-world-encoder\nsmall_name: tiny-world-small-llama\n";
     sandbox.write("edit.yaml", &format!("{edit}archive: {trained}\n"));
