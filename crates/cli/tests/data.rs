@@ -17,7 +17,7 @@ const FACTS: &str = r#"[
 fn what_a_file_holds_and_lacks_is_said() {
     let sandbox = Sandbox::new();
     sandbox.write("facts.json", FACTS);
-    let text = sandbox.run(&["data", "inspect", "facts.json", "--samples", "1"]).success().stdout();
+    let text = sandbox.run(&["data", "inspect", "facts.json", "--samples", "0"]).success().stdout();
     insta::assert_snapshot!(text, @r#"
     format    requests (EasyEdit, flat CounterFact, KnowEdit)
     records   4
@@ -29,31 +29,10 @@ fn what_a_file_holds_and_lacks_is_said() {
       portability     none: it is not measured
     left out  1 records that cannot be read
       record 3: the key prompt is missing
-
-    {
-      "case_id": 0,
-      "locality": {
-        "neighborhood": [
-          {
-            "aliases": [
-              "Londinium"
-            ],
-            "ground_truth": "London",
-            "prompt": "Big Ben is in"
-          }
-        ]
-      },
-      "portability": {},
-      "prompt": "The Louvre is in",
-      "rephrase_prompt": [
-        "Find the Louvre in",
-        "Go to the Louvre in"
-      ],
-      "subject": "The Louvre",
-      "target_new": "Oslo"
-    }
     "#);
     let found = sandbox.run(&["data", "inspect", "facts.json", "--json"]).success().json();
+    assert_eq!(found["samples"][0]["rephrase_prompt"], serde_json::json!(["Find the Louvre in", "Go to the Louvre in"]));
+    assert_eq!(found["samples"][0]["locality"]["neighborhood"][0]["aliases"], serde_json::json!(["Londinium"]));
     assert_eq!((&found["format"], &found["facts"], &found["with_aliases"]), (&"requests".into(), &2.into(), &1.into()));
     sandbox.run(&["data", "inspect", "facts.json", "--strict"]).fails(1, &["facts.json", "record 3", "prompt"]);
 }

@@ -84,7 +84,8 @@ fn reads_request_dicts_from_json_lines() {
     let requests = sample("requests.jsonl");
     assert_eq!(requests.len(), 2);
     assert_eq!(requests[0].locality["neighborhood"], [prompt("The capital of Sudland is", "Mere")]);
-    let hops = [prompt("The mayor of Norland's capital is", "Ivy Stone"), prompt("The river of Norland's capital is", "Orrin")];
+    let hops =
+        [prompt("The mayor of Norland's capital is", "Ivy Stone"), with_alias("The river of Norland's capital is", "Orrin", "the Orrin")];
     assert_eq!(requests[0].portability["one_hop"], hops);
     assert_eq!(requests[1].filled_prompt(), "The largest lake of Sudland is");
     assert_eq!(requests[1].case_id, 1);
@@ -250,7 +251,8 @@ fn reads_the_shared_sets() {
         ("counterfact/counterfact-edit.json", Format::Requests, [9700, 9700, 9700, 9700, 0]),
         ("counterfact/counterfact-train-2000.json", Format::Requests, [2000, 2000, 2000, 2000, 0]),
         ("counterfact/counterfact-val.json", Format::Requests, [1919, 1919, 1919, 1919, 0]),
-        ("zsre/zsre_mend_train.json", Format::Zsre, [900, 900, 900, 900, 0]),
+        // Two have an empty target.
+        ("zsre/zsre_mend_train.json", Format::Zsre, [898, 900, 898, 898, 0]),
         ("known_1000/known_1000.json", Format::Known, [1209, 1209, 0, 0, 0]),
         ("smollm2_facts.json", Format::Requests, [20, 20, 20, 20, 0]),
     ] {
