@@ -54,7 +54,7 @@ fn score_batch(model: &dyn LanguageModel, rows: &[&TargetTokens]) -> Result<Vec<
     Ok(rows.iter().map(of_row).collect())
 }
 
-/// Groups items of the given lengths, by their places: like lengths together, [`BATCH_TOKENS`] at most unless one item alone has more.
+/// Groups items of the given lengths, by their places: like lengths together, 2,048 tokens at most unless one item alone has more.
 /// Attention is as wide as a batch's longest row, so the longest times the rows is what is limited.
 pub fn like_lengths(lengths: impl Iterator<Item = usize>) -> Vec<Vec<usize>> {
     let mut order: Vec<(usize, usize)> = lengths.enumerate().map(|(place, length)| (length, place)).collect();
