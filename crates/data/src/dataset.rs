@@ -87,7 +87,11 @@ pub fn read_requests(path: &Path) -> Result<Vec<EditRequest>> {
 /// [`Error::Io`] if the file cannot be read; [`Error::Format`] naming the file, the first record and its key, if no record can be read; also if there
 /// is no record, or every target is empty.
 pub fn read_dataset(path: &Path) -> Result<Dataset> {
-    let text = read_text(path)?;
+    dataset_of(path, &read_text(path)?)
+}
+
+/// The facts of a text; `path` names it in errors.
+pub(crate) fn dataset_of(path: &Path, text: &str) -> Result<Dataset> {
     let mut format = None;
     let mut records = Vec::new();
     let (mut without_target, mut faults) = (0, Vec::new());
@@ -103,7 +107,7 @@ pub fn read_dataset(path: &Path) -> Result<Dataset> {
         }
         Err(reason) => faults.push(Fault { record: index, reason }),
     };
-    records::each_record(path, &text, &mut take).map_err(|message| Error::format(path, message))?;
+    records::each_record(path, text, &mut take).map_err(|message| Error::format(path, message))?;
     match (format, faults.first()) {
         (Some(format), _) if !records.is_empty() => Ok(Dataset { format, records, without_target, faults }),
         (_, Some(Fault { record, reason })) => Err(Error::format(path, format!("record {record}: {reason}"))),

@@ -5,9 +5,9 @@ use easyedit_core::{EditRequest, Error, EvaluationPrompt, Result};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::dataset::read_text;
+use crate::dataset::{dataset_of, read_text};
 use crate::records::each_record;
-use crate::{Dataset, Fault, Format, read_dataset};
+use crate::{Dataset, Fault, Format};
 
 /// What a file of a dataset holds, for people.
 #[derive(Clone, Debug, Serialize)]
@@ -79,8 +79,9 @@ impl FactCounts {
 ///
 /// [`Error::Io`] if it cannot be read; [`Error::Format`] naming it if it holds no records of a known format.
 pub fn inspect(path: &Path, samples: usize) -> Result<Inspection> {
+    let text = read_text(path)?;
     let (mut records, mut first, mut format) = (0, Vec::new(), None);
-    each_record(path, &read_text(path)?, &mut |_, record| {
+    each_record(path, &text, &mut |_, record| {
         records += 1;
         if let Ok(record) = record {
             let of_record = match &record {
@@ -98,7 +99,7 @@ pub fn inspect(path: &Path, samples: usize) -> Result<Inspection> {
     match format {
         Some(format) if format.no_facts().is_some() => Ok(Inspection { format, records, facts: None, faults: Vec::new(), samples: first }),
         _ => {
-            let dataset = read_dataset(path)?;
+            let dataset = dataset_of(path, &text)?;
             let samples = dataset.requests().take(samples).map(serde_json::to_value).collect::<std::result::Result<_, _>>();
             Ok(Inspection {
                 format: dataset.format,

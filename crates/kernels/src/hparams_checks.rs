@@ -103,6 +103,15 @@ pub fn zero_or_more(values: &[(&str, f64)]) -> Checked {
     each(values, "0 or more", |value| value.is_finite() && value >= 0.0)
 }
 
+/// Checks that each of the named values is a share: 0 to 1, both included.
+///
+/// # Errors
+///
+/// A message naming the key.
+pub fn zero_to_one(values: &[(&str, f64)]) -> Checked {
+    each(values, "0 to 1", |value| (0.0..=1.0).contains(&value))
+}
+
 /// Checks that each of the named values is a share: at least 0 and below 1.
 ///
 /// # Errors
@@ -147,6 +156,8 @@ mod tests {
         assert!(above_zero(&[("lr", f64::NAN)]).is_err() && above_zero(&[("lr", f64::INFINITY)]).is_err());
         assert!(zero_or_more(&[("decay", 0.0)]).is_ok() && zero_or_more(&[("decay", -0.1)]).is_err());
         assert!(below_one(&[("p", 0.0)]).is_ok() && below_one(&[("p", 1.0)]).is_err() && below_one(&[("p", f64::NAN)]).is_err());
+        assert_eq!(zero_to_one(&[("p", 0.0), ("q", 1.5)]).unwrap_err(), "q is 1.5; it must be 0 to 1");
+        assert!(zero_to_one(&[("p", 1.0)]).is_ok() && zero_to_one(&[("p", -0.1)]).is_err() && zero_to_one(&[("p", f64::NAN)]).is_err());
         assert_eq!(at_least_one(&[("steps", 1), ("rank", 0)]).unwrap_err(), "rank is 0; it must be at least 1");
         assert!(inside_one(&[("share", 0.9)]).is_ok() && inside_one(&[("share", 0.0)]).is_err() && inside_one(&[("share", 1.0)]).is_err());
     }

@@ -49,7 +49,7 @@ pub use contexts::Contexts;
 pub use fact_states::{FactActivations, FactRow};
 pub use fine_tune::{LossPass, TargetLoss, TensorAdam, TrainingRow};
 pub use hparams_checks::{
-    Ceiling, above_zero, at_least_one, at_most, below_one, ceilings, inside_one, layers_within, templates_within, zero_or_more,
+    Ceiling, above_zero, at_least_one, at_most, below_one, ceilings, inside_one, layers_within, templates_within, zero_or_more, zero_to_one,
 };
 pub use key_weight::{KeyWeight, auto_or_number};
 pub use layer_walk::LayerWalk;

@@ -8,6 +8,35 @@ const MOST_ITERATIONS: u64 = 1 << 40;
 /// Most examples of a batch.
 const LARGEST_BATCH: usize = 1 << 16;
 
+/// Keys of a method's hyperparameters that are the loop's, or say where it runs. They are left out of
+/// [`MetaLearner::identity`](crate::MetaLearner::identity): the loop compares its settings itself.
+pub const LOOP_KEYS: &[&str] = &[
+    "seed",
+    "batch_size",
+    "val_batch_size",
+    "accumulate_bs",
+    "max_iters",
+    "max_epochs",
+    "log_interval",
+    "eval_log_interval",
+    "val_interval",
+    "val_steps",
+    "model_save_pt",
+    "early_stop_patience",
+    "early_stop_key",
+    "grad_clip",
+    "opt",
+    "schedule",
+    "warmup",
+    "last_factor",
+    "max_skipped",
+    "final_eval",
+    "eval_only",
+    "device",
+    "results_dir",
+    "silent",
+];
+
 /// Which rule steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OptimizerKind {

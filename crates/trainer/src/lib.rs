@@ -34,7 +34,7 @@ mod trainer;
 
 pub use batch::{Batch, Split};
 pub use checkpoint::{LAST_FILE, MODEL_FILE};
-pub use config::{OptimizerKind, TrainingConfig};
+pub use config::{LOOP_KEYS, OptimizerKind, TrainingConfig};
 pub use early_stop::is_maximized;
 pub use event_file::EventFile;
 pub use learner::{MetaLearner, Metric, ParameterGroup, StepReport};

@@ -51,6 +51,16 @@ def filled(shape, place, base=0.0, scale=0.05):
     for side in shape: count *= side
     return Tensor(shape, [base + scale * (((7 * i + 13 * place) % 19) / 9.5 - 1.0) for i in range(count)])
 
+def save(path, archive):
+    data = io.BytesIO()
+    Pickler(data, protocol=2).dump(archive)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as out:
+        def put(name, content): out.writestr(zipfile.ZipInfo("archive/" + name), content)
+        put("data.pkl", data.getvalue())
+        put("byteorder", b"little")
+        for storage in STORAGES: put("data/" + storage.key, struct.pack(f"<{len(storage.values)}f", *storage.values))
+        put("version", b"3\n")
+
 def main():
     width, inner, rank = 32, 64, 2
     model, place = OrderedDict(), 0
@@ -68,13 +78,6 @@ def main():
     model["model_config"] = config
     optimizer = {"state": {0: {"step": 3, "exp_avg": Tensor([2], [0.5, 0.25])}}, "param_groups": [{"lr": 1e-6, "betas": (0.9, 0.999), "params": [0, 1]}]}
     archive = {"model": model, "opt": optimizer, "lr_opt": None, "val_stats": {"loss/total_edit_val": 0.5}, "start_time": "01/01/2023-00:00:00/000000", "elapsed_time": "0:00:01", "step": 3}
-    data = io.BytesIO()
-    Pickler(data, protocol=2).dump(archive)
-    with zipfile.ZipFile("mend_reference.pt", "w", zipfile.ZIP_STORED) as out:
-        def put(name, content): out.writestr(zipfile.ZipInfo("archive/" + name), content)
-        put("data.pkl", data.getvalue())
-        put("byteorder", b"little")
-        for storage in STORAGES: put("data/" + storage.key, struct.pack(f"<{len(storage.values)}f", *storage.values))
-        put("version", b"3\n")
+    save("mend_reference.pt", archive)
 
 if __name__ == "__main__": main()

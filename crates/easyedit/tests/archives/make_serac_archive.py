@@ -5,9 +5,9 @@ usage: python make_serac_archive.py
 Laid out as `make_archive.py` says. The names are the reference's: `classifier.` and those of a DistilBertModel, `replacement.` and those of a
 LlamaForCausalLM, `scale`; the numbers follow a rule, which the test repeats.
 """
-import io, json, os, struct, zipfile
+import json, os, struct
 from collections import OrderedDict
-from make_archive import GPT2Config, Pickler, STORAGES, Tensor, filled
+from make_archive import GPT2Config, Tensor, filled, save
 
 def shapes(folder):
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../../data/golden", folder, "model.safetensors")
@@ -23,13 +23,6 @@ def main():
     model["scale"] = Tensor([], [1.0])
     model["model_config"] = GPT2Config()
     archive = {"model": model, "opt": {"state": {}, "param_groups": []}, "lr_opt": None, "val_stats": {}, "start_time": "", "elapsed_time": "", "step": 3}
-    data = io.BytesIO()
-    Pickler(data, protocol=2).dump(archive)
-    with zipfile.ZipFile("serac_reference.pt", "w", zipfile.ZIP_STORED) as out:
-        def put(name, content): out.writestr(zipfile.ZipInfo("archive/" + name), content)
-        put("data.pkl", data.getvalue())
-        put("byteorder", b"little")
-        for storage in STORAGES: put("data/" + storage.key, struct.pack(f"<{len(storage.values)}f", *storage.values))
-        put("version", b"3\n")
+    save("serac_reference.pt", archive)
 
 if __name__ == "__main__": main()

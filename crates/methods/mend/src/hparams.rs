@@ -1,5 +1,5 @@
 use easyedit_core::{Error, Hparams, ModelSpec};
-use easyedit_kernels::{Ceiling, above_zero, at_least_one, at_most, ceilings, zero_or_more};
+use easyedit_kernels::{Ceiling, above_zero, at_least_one, at_most, ceilings, zero_or_more, zero_to_one};
 use easyedit_trainer::{OptimizerKind, Schedule, TrainingConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -247,17 +247,13 @@ impl Hparams for MendHparams {
         if !self.edit_lr.is_finite() || self.edit_lr.abs() > ceilings::RATE.most {
             return Err(format!("edit_lr is {}; it must be between -{1} and {1}", self.edit_lr, ceilings::RATE.most));
         }
-        for (key, share) in [
+        zero_to_one(&[
             ("hard_neg_prob", self.hard_neg_prob),
             ("outer_rephrase", self.outer_rephrase),
             ("inner_rephrase", self.inner_rephrase),
             ("random_target", self.random_target),
             ("last_factor", self.last_factor),
-        ] {
-            if !(0.0..=1.0).contains(&share) {
-                return Err(format!("{key} is {share}; it must be 0 to 1"));
-            }
-        }
+        ])?;
         if self.combine && (self.one_sided || self.x_only || self.delta_only) {
             return Err("combine puts both factors through one network; with one_sided, x_only or delta_only set it to false".into());
         }

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use easyedit_core::tokens::TargetTokens;
 use easyedit_core::{CheckedRequest, Error, HostTensor, Hparams, LanguageModel, Result};
 use easyedit_kernels::SideBySide;
-use easyedit_trainer::{Batch, MetaLearner, ParameterGroup, Split, StepReport};
+use easyedit_trainer::{Batch, LOOP_KEYS, MetaLearner, ParameterGroup, Split, StepReport};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -18,37 +18,8 @@ use crate::measure::{EditExample, LossSettings, Measured, measure};
 use crate::network::{Network, RATES};
 use crate::{KlPositions, MendHparams};
 
-/// Keys of the settings that belong to the loop, which compares them itself.
-const LOOP_KEYS: &[&str] = &[
-    "seed",
-    "batch_size",
-    "val_batch_size",
-    "accumulate_bs",
-    "max_iters",
-    "log_interval",
-    "eval_log_interval",
-    "val_interval",
-    "val_steps",
-    "model_save_pt",
-    "early_stop_patience",
-    "early_stop_key",
-    "grad_clip",
-    "opt",
-    "schedule",
-    "warmup",
-    "last_factor",
-    "max_skipped",
-    "final_eval",
-    "eval_only",
-    "device",
-    "results_dir",
-    "silent",
-    "verbose",
-    "debug",
-    "save",
-    "archive",
-    "lr_scale",
-];
+/// Keys beside the loop's that change nothing in a training.
+const WITHOUT_EFFECT: &[&str] = &["verbose", "debug", "save", "archive", "lr_scale"];
 
 /// MEND in training: its network, the model it learns to edit, and the records to practise on.
 pub struct MendLearner {
@@ -205,7 +176,7 @@ impl MetaLearner for MendLearner {
             Value::Object(hparams) => hparams,
             _ => serde_json::Map::new(),
         };
-        LOOP_KEYS.iter().for_each(|key| {
+        LOOP_KEYS.iter().chain(WITHOUT_EFFECT).for_each(|key| {
             identity.remove(*key);
         });
         identity.insert("inner_params".into(), json!(self.hparams.inner_params(self.model.spec())));

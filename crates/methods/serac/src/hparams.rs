@@ -1,5 +1,5 @@
 use easyedit_core::{Error, Hparams, ModelSpec, Result};
-use easyedit_kernels::{Ceiling, above_zero, at_least_one, at_most, ceilings, inside_one, zero_or_more};
+use easyedit_kernels::{Ceiling, above_zero, at_least_one, at_most, ceilings, inside_one, zero_or_more, zero_to_one};
 use easyedit_trainer::{OptimizerKind, Schedule, TrainingConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -211,7 +211,7 @@ impl Hparams for SeracHparams {
         if let Some(Threshold::At(threshold)) = self.threshold {
             inside_one(&[("threshold", threshold)])?;
         }
-        let shares = [
+        zero_to_one(&[
             ("outer_rephrase", self.outer_rephrase),
             ("random_target", self.random_target),
             ("random_subject", self.random_subject),
@@ -220,10 +220,7 @@ impl Hparams for SeracHparams {
             ("swap_subject", self.swap_subject),
             ("own_loc", self.own_loc),
             ("last_factor", self.last_factor),
-        ];
-        if let Some((key, share)) = shares.iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
-            return Err(format!("{key} is {share}; it must be 0 to 1"));
-        }
+        ])?;
         if self.hard_neg != HardNegatives::Off && self.hard_neg_neighbors <= self.hard_neg_exclude {
             return Err(format!(
                 "hard_neg_neighbors is {} and hard_neg_exclude {}; the first must be the larger",

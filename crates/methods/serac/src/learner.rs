@@ -8,7 +8,7 @@ use easyedit_core::{
     CheckedRequest, Error, HostTensor, Hparams, LanguageModel, ParamName, Predictor, Result, Session, Stack, tensor_values,
 };
 use easyedit_kernels::sampled_fingerprint;
-use easyedit_trainer::{Batch, MetaLearner, ParameterGroup, Split, StepReport};
+use easyedit_trainer::{Batch, LOOP_KEYS, MetaLearner, ParameterGroup, Split, StepReport};
 use serde_json::{Value, json};
 
 use crate::classifier::PREFIX;
@@ -18,32 +18,6 @@ use crate::networks::{REPLACEMENT, vocabulary};
 use crate::scope_counts::ScopeCounts;
 use crate::threshold::best_threshold;
 use crate::{Identity, Networks, SeracHparams, Threshold, TrainedFacts};
-
-/// Settings of the loop: it knows by itself whether they differ.
-const OF_THE_LOOP: &[&str] = &[
-    "seed",
-    "batch_size",
-    "val_batch_size",
-    "accumulate_bs",
-    "max_iters",
-    "max_epochs",
-    "log_interval",
-    "val_interval",
-    "val_steps",
-    "model_save_pt",
-    "early_stop_patience",
-    "early_stop_key",
-    "grad_clip",
-    "opt",
-    "schedule",
-    "warmup",
-    "last_factor",
-    "final_eval",
-    "eval_only",
-    "results_dir",
-    "device",
-    "silent",
-];
 
 /// Trains scope classifier and counterfactual model.
 ///
@@ -334,7 +308,7 @@ impl MetaLearner for SeracLearner {
     fn identity(&self) -> Result<Value> {
         let mut identity = serde_json::to_value(&self.hparams).map_err(Error::other)?;
         if let Value::Object(settings) = &mut identity {
-            settings.retain(|key, _| !OF_THE_LOOP.contains(&key.as_str()));
+            settings.retain(|key, _| !LOOP_KEYS.contains(&key.as_str()));
             settings.insert("training data".to_owned(), self.train.fingerprint()?.into());
             settings.insert("validation data".to_owned(), self.val.fingerprint()?.into());
             settings.insert("base model".to_owned(), sampled_fingerprint(&*self.base)?.into());
